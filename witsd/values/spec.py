@@ -1,0 +1,111 @@
+"""An agent's definition: the same keys in ``agents/<name>.toml`` and in ``agents/define``.
+
+These are ``msgspec.Struct`` and not attrs classes because a definition refuses unknown keys, which
+msgspec enforces for its own structs only.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+#: Also what keeps a name safe as a file name, a stream name and a metric label.
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+Positive = Annotated[int, Meta(ge=1)]
+
+Kind = Literal["native", "exec", "assistant"]
+Start = Literal["boot", "on_demand", "manual"]
+RestartPolicy = Literal["always", "on_failure", "never"]
+
+
+class Skill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One thing the agent says it can do."""
+
+    name: str
+    description: str = ""
+    input_schema: dict[str, Any] | None = None
+
+
+class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When an exit is followed by a new start, and how fast. ``backoff_s = 0`` restarts at once."""
+
+    policy: RestartPolicy = "on_failure"
+    backoff_s: Seconds = 1
+    backoff_max_s: Seconds = 60
+    max_restarts: Annotated[int, Meta(ge=0)] = 5
+    window_s: Seconds = 300
+
+
+class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How long a start may take. A native agent is ready when it has answered ``initialize``."""
+
+    timeout_s: Seconds = 30
+    after_s: Seconds = 0
+
+
+class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``grace_s`` bounds the whole stop, from the first request to SIGKILL."""
+
+    grace_s: Seconds = 10
+
+
+class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Proof of life: how often it is asked for, how long an answer may take, and what follows."""
+
+    interval_s: Seconds = 10
+    timeout_s: Seconds = 5
+    action: Literal["restart", "report"] = "restart"
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``concurrency``: runs at once; the rest wait in order. ``run_timeout_s``: 0 is no limit."""
+
+    concurrency: Annotated[int, Meta(ge=1, le=1000)] = 4
+    run_timeout_s: Seconds = 0
+
+
+class Grants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Patterns (``*`` matches any run of characters). Nothing granted means nothing allowed."""
+
+    tools: tuple[str, ...] = ()
+    memory: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+
+
+class AgentSpec(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
+    """One agent. Only ``name``, ``kind`` and, for native and exec, ``command`` are required."""
+
+    name: Name
+    kind: Kind
+    command: tuple[str, ...] = ()
+    cwd: str = "~"
+    start: Start = "boot"
+    idle_stop_s: Seconds = 300
+    env: dict[str, str] = {}
+    pass_env: tuple[str, ...] = ()
+    skills: tuple[Skill, ...] = ()
+    description: str = ""
+    run_per_request: bool = False
+    stream: bool = True
+    restart: Restart = Restart()
+    ready: Ready = Ready()
+    stop: Stop = Stop()
+    health: Health = Health()
+    limits: Limits = Limits()
+    grants: Grants = Grants()
+    options: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.kind in ("native", "exec") and not self.command:
+            raise ValueError(f"`command` is required for kind {self.kind!r}")
+        if self.kind == "assistant" and self.command:
+            raise ValueError("`command` has no meaning for kind 'assistant': remove it")
+        if self.run_per_request and self.kind != "exec":
+            raise ValueError("`run_per_request` is for kind 'exec'")

@@ -1,0 +1,84 @@
+"""``agents/*``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import attrs
+from msgspec import Meta
+
+from witsd.values.spec import AgentSpec
+from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
+
+AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
+AgentHealth = Literal["ok", "hung", "unknown"]
+
+
+@attrs.frozen(kw_only=True)
+class Agent:
+    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``."""
+
+    name: str
+    kind: str
+    state: AgentState
+    health: AgentHealth
+    since: Timestamp
+    restarts: int
+    spec: AgentSpec
+    pid: int | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class AgentPage:
+    items: tuple[Agent, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class AgentsListParams:
+    cursor: str | None = None
+    limit: Limit = 100
+    skill: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class AgentNameParams:
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class AgentsDefineParams:
+    spec: AgentSpec
+
+
+@attrs.frozen(kw_only=True)
+class AgentsControlParams:
+    """``wait``: answer when the agent has got there, not when it has been told."""
+
+    name: str
+    wait: bool = True
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60
+
+
+@attrs.frozen(kw_only=True)
+class AgentsLogsParams:
+    """The last ``tail`` lines, or those after ``after_seq``."""
+
+    name: str
+    tail: Annotated[int, Meta(ge=0, le=10_000)] = 100
+    after_seq: Annotated[int, Meta(ge=0)] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class LogLine:
+    seq: int
+    time: Timestamp
+    #: ``stderr``, ``stdout`` or ``witsd`` for what the daemon itself has to say.
+    source: str
+    text: str
+
+
+@attrs.frozen(kw_only=True)
+class AgentsLogsResult:
+    lines: tuple[LogLine, ...]

@@ -1,0 +1,204 @@
+"""``sessions/*``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import attrs
+from msgspec import Meta
+
+from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
+
+SessionStatus = Literal["idle", "running", "waiting"]
+WhileRunning = Literal["enqueue", "interrupt", "reject"]
+Title = Annotated[str, Meta(max_length=200)]
+
+
+@attrs.frozen(kw_only=True)
+class SessionSettings:
+    """What this conversation changes of its agent's definition; absent means as defined."""
+
+    model: str | None | UnsetType = UNSET
+    system: str | None | UnsetType = UNSET
+    stream: bool | None | UnsetType = UNSET
+    memory: Literal["on", "off"] | None | UnsetType = UNSET
+    tools: tuple[str, ...] | None | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class Session:
+    session_id: str
+    agent: str
+    title: str
+    status: SessionStatus
+    settings: SessionSettings
+    messages: int
+    created_at: Timestamp
+    updated_at: Timestamp
+    #: The run it is working on.
+    run_id: str | UnsetType = UNSET
+    #: The session it was forked from.
+    parent_id: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class SessionPage:
+    items: tuple[Session, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class Attachment:
+    """A text file that goes with a message."""
+
+    name: str
+    text: str
+    media_type: str = "text/plain"
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """One turn of the conversation; ``n`` counts from 1 within its session."""
+
+    message_id: str
+    session_id: str
+    n: int
+    role: Literal["user", "assistant", "system"]
+    #: Who said it: an agent's name, or the caller's label.
+    author: str
+    text: str
+    created_at: Timestamp
+    status: Literal["completed", "failed", "cancelled", "interrupted"] = "completed"
+    run_id: str | UnsetType = UNSET
+    #: The model that wrote it, where the agent said so.
+    model: str | UnsetType = UNSET
+    attachments: tuple[Attachment, ...] | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class MessagePage:
+    """In the order they were said. ``next_cursor`` leads on in the direction of travel."""
+
+    items: tuple[Message, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class SessionsCreateParams:
+    agent: str
+    title: Title = ""
+    settings: SessionSettings | None = None
+    idempotency_key: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionIdParams:
+    session_id: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionsListParams:
+    """Latest first."""
+
+    cursor: str | None = None
+    limit: Limit = 100
+    agent: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionsPromptParams:
+    session_id: str
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+    while_running: WhileRunning = "enqueue"
+    cwd: str | None = None
+    idempotency_key: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PromptResult:
+    run_id: str
+    message_id: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionsMessagesParams:
+    """Without ``before`` and ``after``: the newest page. Both are a message's ``n`` as text."""
+
+    session_id: str
+    before: str | None = None
+    after: str | None = None
+    limit: Limit = 100
+
+
+@attrs.frozen(kw_only=True)
+class SessionsUpdateParams:
+    """A setting given as null goes back to the agent's definition."""
+
+    session_id: str
+    title: Title | None = None
+    settings: SessionSettings | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionsSearchParams:
+    query: str
+    agent: str | None = None
+    session_id: str | None = None
+    cursor: str | None = None
+    limit: Limit = 20
+
+
+@attrs.frozen(kw_only=True)
+class SearchHit:
+    session_id: str
+    title: str
+    message: Message
+    #: The words around the match, each match between ``[`` and ``]``.
+    snippet: str
+
+
+@attrs.frozen(kw_only=True)
+class SearchPage:
+    items: tuple[SearchHit, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class SessionsForkParams:
+    """A new session with the messages up to and including ``message_id`` (all when absent)."""
+
+    session_id: str
+    message_id: str | None = None
+    title: Title | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionsExportParams:
+    session_id: str
+    format: Literal["jsonl", "markdown"] = "jsonl"
+    cursor: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SessionsExportResult:
+    """One piece of the export; ask on with ``next_cursor`` until there is none."""
+
+    format: str
+    text: str
+    next_cursor: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class SessionsTypingParams:
+    session_id: str
+    typing: bool
+
+
+@attrs.frozen(kw_only=True)
+class HistoryTurn:
+    """A message as an agent gets it in ``runs/execute.history``."""
+
+    role: str
+    text: str
+    data: Any = UNSET
