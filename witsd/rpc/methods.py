@@ -1,0 +1,183 @@
+"""THE table: wire name -> params, result, scope, and the one service call that answers it.
+
+``dispatch`` reads it to serve, ``protocol/`` is generated from it, and nothing else names a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from witsd.values.actor import Scope
+from witsd.values.wire import agents as a
+from witsd.values.wire import auth as u
+from witsd.values.wire import events as e
+from witsd.values.wire import models as m
+from witsd.values.wire import native as n
+from witsd.values.wire import runs as r
+from witsd.values.wire import sessions as s
+from witsd.values.wire import system as y
+from witsd.values.wire.common import Empty
+
+if TYPE_CHECKING:
+    from witsd.rpc.call import Call
+    from witsd.services.access import Access
+    from witsd.services.agents import Agents
+    from witsd.services.events import Events
+    from witsd.services.models.gateway import Models
+    from witsd.services.runs import Runs
+    from witsd.services.sessions import Sessions
+    from witsd.services.system import System
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """What the methods call. Built once, by the composition root."""
+
+    system: System
+    agents: Agents
+    runs: Runs
+    sessions: Sessions
+    events: Events
+    models: Models
+    access: Access
+
+
+@attrs.frozen
+class Method:
+    """One method.
+
+    ``scope`` None means that any authenticated caller may use it; ``anonymous`` that no credential is
+    needed at all. An agent may call it when ``agents`` is set, within its grants, which the service
+    checks. ``mutates`` has each call audited with the params field ``target`` naming what it acts on.
+    """
+
+    name: str
+    params: type
+    result: type
+    summary: str
+    call: Callable[[Call, Any], Awaitable[Any]]
+    scope: Scope | None = attrs.field(default=None, kw_only=True)
+    agents: bool = attrs.field(default=False, kw_only=True)
+    anonymous: bool = attrs.field(default=False, kw_only=True)
+    mutates: bool = attrs.field(default=False, kw_only=True)
+    target: str = attrs.field(default="", kw_only=True)
+
+
+@attrs.frozen
+class Notification:
+    """A notification a peer may send; ``agents`` ones count only from an agent's own stdio."""
+
+    name: str
+    params: type
+    summary: str
+    call: Callable[[Call, Any], None]
+    agents: bool = attrs.field(default=False, kw_only=True)
+
+
+def method_table(v: Services) -> dict[str, Method]:
+    """The methods bound to their services, by wire name, in the order the reference shows them."""
+    read, chat, agents, admin = Scope.READ, Scope.CHAT, Scope.AGENTS, Scope.ADMIN
+    rows = (
+        Method("initialize", y.InitializeParams, y.InitializeResult,
+               "Agree on the version, learn the limits, present a token",
+               lambda c, p: v.system.initialize(c, p), agents=True, anonymous=True),
+        Method("ping", Empty, Empty, "Answer at once",
+               lambda c, p: v.system.ping(c.actor, p), agents=True),
+        Method("rpc.discover", Empty, dict, "The OpenRPC document of this protocol",
+               lambda c, p: v.system.discover(c.actor, p), agents=True),
+        Method("system/status", Empty, y.SystemStatus, "How the daemon is doing and where it listens",
+               lambda c, p: v.system.status(c.actor, p), scope=read),
+        Method("system/reload", Empty, y.ReloadResult, "Read the definitions again",
+               lambda c, p: v.system.reload(c.actor, p), scope=admin, mutates=True),
+        Method("system/shutdown", y.ShutdownParams, Empty, "Stop the agents and then the daemon",
+               lambda c, p: v.system.shutdown(c.actor, p), scope=admin, mutates=True),
+        Method("agents/list", a.AgentsListParams, a.AgentPage, "The agents and the state each is in",
+               lambda c, p: v.agents.list(c.actor, p), scope=read),
+        Method("agents/get", a.AgentNameParams, a.Agent, "One agent",
+               lambda c, p: v.agents.get(c.actor, p), scope=read),
+        Method("agents/define", a.AgentsDefineParams, a.Agent, "Write a definition; starts at once when start = boot",
+               lambda c, p: v.agents.define(c.actor, p), scope=admin, mutates=True, target="spec.name"),
+        Method("agents/remove", a.AgentNameParams, Empty, "Stop an agent and delete its definition",
+               lambda c, p: v.agents.remove(c.actor, p), scope=admin, mutates=True, target="name"),
+        Method("agents/start", a.AgentsControlParams, a.Agent, "Start an agent; running already is no error",
+               lambda c, p: v.agents.start(c.actor, p), scope=agents, mutates=True, target="name"),
+        Method("agents/stop", a.AgentsControlParams, a.Agent, "Stop an agent; stopped already is no error",
+               lambda c, p: v.agents.stop(c.actor, p), scope=agents, mutates=True, target="name"),
+        Method("agents/restart", a.AgentsControlParams, a.Agent, "Stop, then start",
+               lambda c, p: v.agents.restart(c.actor, p), scope=agents, mutates=True, target="name"),
+        Method("agents/logs", a.AgentsLogsParams, a.AgentsLogsResult, "Lines an agent has written; follow with stream log:NAME",
+               lambda c, p: v.agents.logs(c.actor, p), scope=read),
+        Method("runs/start", r.RunsStartParams, r.RunStarted, "Give an agent a piece of work; answers at once",
+               lambda c, p: v.runs.start(c.actor, p), scope=chat, agents=True, mutates=True, target="agent"),
+        Method("runs/get", r.RunIdParams, r.Run, "One run with its items",
+               lambda c, p: v.runs.get(c.actor, p), scope=read, agents=True),
+        Method("runs/list", r.RunsListParams, r.RunPage, "Runs, latest first",
+               lambda c, p: v.runs.list(c.actor, p), scope=read),
+        Method("runs/wait", r.RunsWaitParams, r.Run, "The run once it is over",
+               lambda c, p: v.runs.wait(c.actor, p), scope=read, agents=True),
+        Method("runs/cancel", r.RunsCancelParams, r.Run, "End a run; over already is no error",
+               lambda c, p: v.runs.cancel(c.actor, p), scope=chat, agents=True, mutates=True, target="run_id"),
+        Method("runs/respond", r.RunsRespondParams, Empty, "Answer an input request",
+               lambda c, p: v.runs.respond(c.actor, p), scope=chat, mutates=True, target="run_id"),
+        Method("inputs/request", r.InputsRequestParams, r.InputsRequestResult, "From an agent: ask a person and wait",
+               lambda c, p: v.runs.request_input(c.actor, p), agents=True),
+        Method("sessions/create", s.SessionsCreateParams, s.Session, "Begin a conversation with an agent",
+               lambda c, p: v.sessions.create(c.actor, p), scope=chat, mutates=True, target="agent"),
+        Method("sessions/prompt", s.SessionsPromptParams, s.PromptResult, "Say something; answers at once with the run it starts",
+               lambda c, p: v.sessions.prompt(c.actor, p), scope=chat, mutates=True, target="session_id"),
+        Method("sessions/messages", s.SessionsMessagesParams, s.MessagePage, "A page of what was said",
+               lambda c, p: v.sessions.messages(c.actor, p), scope=read, agents=True),
+        Method("sessions/get", s.SessionIdParams, s.Session, "One session",
+               lambda c, p: v.sessions.get(c.actor, p), scope=read),
+        Method("sessions/list", s.SessionsListParams, s.SessionPage, "Sessions, latest first",
+               lambda c, p: v.sessions.list(c.actor, p), scope=read),
+        Method("sessions/update", s.SessionsUpdateParams, s.Session, "Change title or settings",
+               lambda c, p: v.sessions.update(c.actor, p), scope=chat, mutates=True, target="session_id"),
+        Method("sessions/search", s.SessionsSearchParams, s.SearchPage, "Find messages by their words",
+               lambda c, p: v.sessions.search(c.actor, p), scope=read),
+        Method("sessions/fork", s.SessionsForkParams, s.Session, "A new session that shares the past of this one",
+               lambda c, p: v.sessions.fork(c.actor, p), scope=chat, mutates=True, target="session_id"),
+        Method("sessions/clear", s.SessionIdParams, s.Session, "Forget the messages, keep the session",
+               lambda c, p: v.sessions.clear(c.actor, p), scope=chat, mutates=True, target="session_id"),
+        Method("sessions/delete", s.SessionIdParams, Empty, "Delete a session and its messages",
+               lambda c, p: v.sessions.delete(c.actor, p), scope=chat, mutates=True, target="session_id"),
+        Method("sessions/export", s.SessionsExportParams, s.SessionsExportResult, "A session as JSON Lines or Markdown",
+               lambda c, p: v.sessions.export(c.actor, p), scope=read),
+        Method("sessions/typing", s.SessionsTypingParams, Empty, "Tell the others that you are typing",
+               lambda c, p: v.sessions.typing(c.actor, p), scope=chat),
+        Method("events/subscribe", e.EventsSubscribeParams, e.EventsSubscribeResult, "State, cursor and what follows, in one call",
+               lambda c, p: v.events.subscribe(c.actor, p, c.connection), scope=read, agents=True),
+        Method("events/unsubscribe", e.EventsUnsubscribeParams, Empty, "End a subscription",
+               lambda c, p: v.events.unsubscribe(c.actor, p, c.connection), scope=read, agents=True),
+        Method("events/read", e.EventsReadParams, e.EventsReadResult, "A page of one stream's past",
+               lambda c, p: v.events.read(c.actor, p), scope=read, agents=True),
+        Method("models/list", m.ModelsListParams, m.ModelPage, "The models, and why one is not available",
+               lambda c, p: v.models.list(c.actor, p), scope=read, agents=True),
+        Method("models/complete", m.ModelsCompleteParams, m.ModelsCompleteResult, "One model call; deltas come as progress",
+               lambda c, p: v.models.complete(c.actor, p, c.progress), scope=chat, agents=True),
+        Method("auth/ticket", Empty, u.Ticket, "A single-use ticket that lets a browser in",
+               lambda c, p: v.access.ticket(c.actor, p), scope=admin, mutates=True),
+        Method("auth/logout", Empty, Empty, "End the browser session this connection belongs to",
+               lambda c, p: v.access.logout(c.actor, p), mutates=True),
+        Method("tokens/create", u.TokensCreateParams, u.TokenCreated, "A scoped token for a program",
+               lambda c, p: v.access.create_token(c.actor, p), scope=admin, mutates=True, target="name"),
+        Method("tokens/list", u.TokensListParams, u.TokenPage, "The tokens, without their secrets",
+               lambda c, p: v.access.list_tokens(c.actor, p), scope=admin),
+        Method("tokens/revoke", u.TokensRevokeParams, Empty, "End a token and the connections that use it",
+               lambda c, p: v.access.revoke_token(c.actor, p), scope=admin, mutates=True, target="token_id"),
+    )
+    return {row.name: row for row in rows}
+
+
+def notification_table(v: Services) -> dict[str, Notification]:
+    """What peers may tell the daemon. ``notifications/cancelled`` is the peer's own and not here."""
+    rows = (
+        Notification("notifications/item", n.ItemNotification, "Insert or replace an item of a run",
+                     lambda c, p: v.runs.item(c.actor, p), agents=True),
+        Notification("notifications/delta", n.DeltaNotification, "Append to an item's text",
+                     lambda c, p: v.runs.delta(c.actor, p), agents=True),
+    )
+    return {row.name: row for row in rows}
