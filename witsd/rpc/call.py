@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
+import trio
 
 from witsd.values.actor import Actor
 
@@ -55,4 +56,6 @@ class Call:
     actor: Actor
     connection: Connection
     progress: Progress
+    #: Set once the answer to this request is on its way: what must follow the answer waits for it.
+    answered: trio.Event = attrs.field(factory=trio.Event)
     meta: dict[str, Any] = attrs.field(factory=dict)

@@ -149,7 +149,7 @@ def method_table(v: Services) -> dict[str, Method]:
         Method("sessions/typing", s.SessionsTypingParams, Empty, "Tell the others that you are typing",
                lambda c, p: v.sessions.typing(c.actor, p), scope=chat),
         Method("events/subscribe", e.EventsSubscribeParams, e.EventsSubscribeResult, "State, cursor and what follows, in one call",
-               lambda c, p: v.events.subscribe(c.actor, p, c.connection), scope=read, agents=True),
+               lambda c, p: v.events.subscribe(c.actor, p, c.connection, c.answered), scope=read, agents=True),
         Method("events/unsubscribe", e.EventsUnsubscribeParams, Empty, "End a subscription",
                lambda c, p: v.events.unsubscribe(c.actor, p, c.connection), scope=read, agents=True),
         Method("events/read", e.EventsReadParams, e.EventsReadResult, "A page of one stream's past",

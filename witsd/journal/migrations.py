@@ -1,0 +1,121 @@
+"""The schema as numbered steps. A step that has been released is never edited: a change is a new one."""
+
+from __future__ import annotations
+
+import apsw
+
+#: Marks the file as ours, so that a stray SQLite file is refused and not migrated.
+APPLICATION_ID = 0x57495453  # "WITS"
+
+_STEP_1 = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+-- One row: where the journal stands. trimmed_pos is the newest position that retention has deleted.
+CREATE TABLE journal(
+    one INTEGER PRIMARY KEY CHECK (one = 1), last_pos INTEGER NOT NULL, trimmed_pos INTEGER NOT NULL,
+    events INTEGER NOT NULL, bytes INTEGER NOT NULL);
+INSERT INTO journal VALUES (1, 0, 0, 0, 0);
+
+-- first_seq: the oldest seq still kept. sealed_us: set when nothing will be appended any more.
+CREATE TABLE streams(
+    stream_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, last_seq INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL DEFAULT 1, sealed_us INTEGER, compacted INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX streams_to_compact ON streams(sealed_us) WHERE sealed_us IS NOT NULL AND compacted = 0;
+
+-- first_seq here: set where this event stands for a compacted range that ends with it.
+CREATE TABLE events(
+    pos INTEGER PRIMARY KEY, stream_id INTEGER NOT NULL, seq INTEGER NOT NULL, first_seq INTEGER,
+    time_us INTEGER NOT NULL, type TEXT NOT NULL, data BLOB NOT NULL);
+CREATE UNIQUE INDEX events_by_stream ON events(stream_id, seq);
+
+-- The first answer to a creating call, by the caller's key.
+CREATE TABLE idempotency(
+    actor TEXT NOT NULL, method TEXT NOT NULL, key TEXT NOT NULL, params_hash BLOB NOT NULL,
+    result BLOB NOT NULL, created_us INTEGER NOT NULL, PRIMARY KEY (actor, method, key)) WITHOUT ROWID;
+CREATE INDEX idempotency_by_age ON idempotency(created_us);
+
+-- pid, start_time (clock ticks since boot) and boot_id together name one process and no other.
+CREATE TABLE agents(
+    name TEXT PRIMARY KEY, spec BLOB NOT NULL, state TEXT NOT NULL, health TEXT NOT NULL,
+    reason TEXT NOT NULL, since_us INTEGER NOT NULL, restarts INTEGER NOT NULL,
+    pid INTEGER, start_time INTEGER, boot_id TEXT, history BLOB NOT NULL DEFAULT '[]') WITHOUT ROWID;
+
+CREATE TABLE runs(
+    n INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, agent TEXT NOT NULL, session_id TEXT,
+    parent_run_id TEXT, status TEXT NOT NULL, input BLOB NOT NULL, output BLOB, error BLOB,
+    reason TEXT, usage BLOB NOT NULL, stream INTEGER NOT NULL, timeout_s REAL, actor TEXT NOT NULL,
+    created_us INTEGER NOT NULL, started_us INTEGER, ended_us INTEGER);
+CREATE INDEX runs_by_agent ON runs(agent, n);
+CREATE INDEX runs_by_session ON runs(session_id, n) WHERE session_id IS NOT NULL;
+CREATE INDEX runs_by_status ON runs(status, n);
+
+CREATE TABLE items(
+    run_id TEXT NOT NULL, n INTEGER NOT NULL, item_id TEXT NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (run_id, item_id)) WITHOUT ROWID;
+
+CREATE TABLE sessions(
+    n INTEGER PRIMARY KEY, session_id TEXT NOT NULL UNIQUE, agent TEXT NOT NULL, title TEXT NOT NULL,
+    settings BLOB NOT NULL, status TEXT NOT NULL, run_id TEXT, parent_id TEXT, messages INTEGER NOT NULL,
+    last_n INTEGER NOT NULL, created_us INTEGER NOT NULL, updated_us INTEGER NOT NULL);
+CREATE INDEX sessions_by_update ON sessions(updated_us, n);
+
+CREATE TABLE messages(
+    id INTEGER PRIMARY KEY, message_id TEXT NOT NULL UNIQUE, session_id TEXT NOT NULL, n INTEGER NOT NULL,
+    role TEXT NOT NULL, author TEXT NOT NULL, text TEXT NOT NULL, status TEXT NOT NULL, run_id TEXT,
+    model TEXT, attachments BLOB, created_us INTEGER NOT NULL, UNIQUE (session_id, n));
+CREATE VIRTUAL TABLE messages_fts USING fts5(
+    text, content='messages', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2');
+CREATE TRIGGER messages_added AFTER INSERT ON messages BEGIN
+    INSERT INTO messages_fts(rowid, text) VALUES (new.id, new.text); END;
+CREATE TRIGGER messages_deleted AFTER DELETE ON messages BEGIN
+    INSERT INTO messages_fts(messages_fts, rowid, text) VALUES ('delete', old.id, old.text); END;
+CREATE TRIGGER messages_changed AFTER UPDATE OF text ON messages BEGIN
+    INSERT INTO messages_fts(messages_fts, rowid, text) VALUES ('delete', old.id, old.text);
+    INSERT INTO messages_fts(rowid, text) VALUES (new.id, new.text); END;
+
+CREATE TABLE tokens(
+    token_id TEXT PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, scopes TEXT NOT NULL,
+    created_us INTEGER NOT NULL, expires_us INTEGER, last_used_us INTEGER) WITHOUT ROWID;
+CREATE TABLE browser_sessions(
+    session_hash BLOB PRIMARY KEY, tab_hash BLOB NOT NULL, created_us INTEGER NOT NULL,
+    expires_us INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+#: Step n (counting from 1) brings ``user_version`` from n - 1 to n.
+STEPS: tuple[str, ...] = (_STEP_1,)
+
+
+class SchemaError(Exception):
+    """The file cannot be used as it is; the message says why and what to do."""
+
+
+def migrate(db: apsw.Connection, path: str, steps: tuple[str, ...] = STEPS) -> None:
+    """Bring ``db`` to the newest schema, each step in a transaction of its own.
+
+    Raises ``SchemaError`` for a file that is no witsd database or comes from a newer version; such a
+    file is left exactly as it was.
+    """
+    try:
+        version = int(db.pragma("user_version"))
+        application = int(db.pragma("application_id"))
+        tables = db.execute("SELECT count(*) FROM sqlite_schema").get
+    except apsw.NotADBError as error:
+        raise SchemaError(f"{path} is not a database: move it away and start again") from error
+    if application != APPLICATION_ID and (version or tables):
+        raise SchemaError(f"{path} is a database of another program: move it away and start again")
+    if version > len(steps):
+        raise SchemaError(
+            f"{path} was written by a newer witsd (schema {version}, this one knows {len(steps)}): "
+            "install that version again, or restore a backup made before the upgrade"
+        )
+    for number, sql in enumerate(steps[version:], version + 1):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.execute(sql)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {number}")
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise

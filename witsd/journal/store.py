@@ -1,0 +1,135 @@
+"""The one SQLite file: a writer connection and a few readers, each on a thread of its own.
+
+Only the journal's writer task uses the writer; everybody reads through ``Store.read``. APSW runs a
+connection in a worker thread and resumes the awaiting trio task, so the event loop never blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import apsw
+import attrs
+import trio
+
+from witsd.journal.migrations import SchemaError, migrate
+
+T = TypeVar("T")
+Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
+
+#: Also bounds the WAL: 4,000 pages of 4 KiB, then a checkpoint.
+_CHECKPOINT_PAGES = 4000
+_CLOSE_S = 10
+
+
+class StorageError(Exception):
+    """The disk or the file failed (full, read-only, I/O error). Nothing of the transaction was kept."""
+
+
+#: What SQLite reports when the medium is at fault and not the statement.
+MEDIUM_ERRORS = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.ReadOnlyError,
+    apsw.CantOpenError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.NoMemError,
+)
+
+
+@attrs.define(eq=False)
+class Store:
+    """An open database. Made by ``open_store``."""
+
+    path: Path
+    _writer: Any
+    _readers: list[Any]
+    _idle: trio.MemorySendChannel[Any]
+    _take: trio.MemoryReceiveChannel[Any]
+
+    async def read(self, fn: Callable[[apsw.Connection], T]) -> T:
+        """Run ``fn`` on a reader inside one read transaction: all it sees is of one moment.
+
+        A cancelled caller interrupts the query; the connection is given back clean.
+        """
+        db = await self._take.receive()
+        try:
+            return await db.async_run(_in_read_transaction, db, fn)  # type: ignore[no-any-return]
+        except apsw.InterruptError:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise
+        finally:
+            self._idle.send_nowait(db)
+
+    async def write(self, fn: Callable[..., T], *args: Any) -> T:
+        """Run ``fn(connection, *args)`` on the writer. For the journal's writer task alone."""
+        return await self._writer.async_run(fn, self._writer, *args)  # type: ignore[no-any-return]
+
+
+def _in_read_transaction(db: apsw.Connection, fn: Callable[[apsw.Connection], T]) -> T:
+    if db.in_transaction:  # an interrupted predecessor
+        db.execute("ROLLBACK")
+    db.execute("BEGIN")
+    try:
+        return fn(db)
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+@asynccontextmanager
+async def open_store(
+    path: Path, *, synchronous: Synchronous = "FULL", readers: int = 2
+) -> AsyncIterator[Store]:
+    """Open or create the database, migrate it, and close every connection at the end.
+
+    Raises ``SchemaError`` for a file that cannot be used, ``StorageError`` for one that cannot be opened.
+    """
+    opened: list[Any] = []
+    try:
+        try:
+            writer = await apsw.Connection.as_async(str(path))
+            opened.append(writer)
+            await writer.async_run(_set_up_writer, writer, str(path), synchronous)
+            for _ in range(readers):
+                reader = await apsw.Connection.as_async(
+                    str(path), flags=apsw.SQLITE_OPEN_READWRITE
+                )
+                opened.append(reader)
+                await reader.async_run(_set_up_reader, reader)
+        except (*MEDIUM_ERRORS, apsw.CorruptError, apsw.PermissionsError) as error:
+            raise StorageError(f"cannot open the database {path}: {error}") from error
+        idle, take = trio.open_memory_channel[Any](readers)
+        for reader in opened[1:]:
+            idle.send_nowait(reader)
+        yield Store(path, writer, opened[1:], idle, take)
+    finally:
+        # A connection that is not closed keeps its thread, and the process, alive.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
+            for connection in reversed(opened):
+                await connection.aclose()
+
+
+def _set_up_writer(db: apsw.Connection, path: str, synchronous: str) -> None:
+    db.set_busy_timeout(5000)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+    except apsw.NotADBError as error:
+        raise SchemaError(f"{path} is not a database: move it away and start again") from error
+    db.execute(f"PRAGMA synchronous = {synchronous}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    db.execute("PRAGMA journal_size_limit = 67108864")
+    migrate(db, path)
+
+
+def _set_up_reader(db: apsw.Connection) -> None:
+    db.set_busy_timeout(5000)
+    db.execute("PRAGMA query_only = 1")
+    db.execute("PRAGMA mmap_size = 268435456")
+
+
+__all__ = ["MEDIUM_ERRORS", "SchemaError", "StorageError", "Store", "Synchronous", "open_store"]
