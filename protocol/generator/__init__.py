@@ -1,0 +1,1 @@
+"""What ``protocol/generate.py`` is made of: one module for each kind of file it writes."""
