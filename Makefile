@@ -1,0 +1,88 @@
+# Everything needs Python 3.11 or newer and make; the rest is installed into .venv from requirements.lock.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+PROJECTS := pyproject.toml clients/python/pyproject.toml
+
+.PHONY: help run test check generate bench lock wheels clean
+
+help:
+	@echo 'witsd: the init system for AI agents'
+	@echo
+	@echo '  make run       start the daemon here, in the foreground (sets up .venv the first time)'
+	@echo '  make test      every check and every test; what CI runs'
+	@echo '  make check     ruff, mypy --strict, import-linter, and whether generated files are fresh'
+	@echo '  make generate  write protocol/ and the client types from the declarations in witsd/'
+	@echo '  make bench     the figures of the README, each beside a floor measured in the same run'
+	@echo '  make wheels    the two wheels, in dist/'
+	@echo '  make lock      resolve requirements.lock anew'
+	@echo '  make clean     remove what these targets made'
+
+run: $(VENV)/.run
+	@exec $(BIN)/witsd up
+
+test: check
+	@echo 'testing the daemon'
+	@$(BIN)/python -m pytest
+	@echo 'testing the client'
+	@cd clients/python && ../../$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	@echo 'checking: ruff, mypy, imports, generated files'
+	@$(BIN)/python -m ruff check --quiet
+	@$(BIN)/python -m mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
+	@$(BIN)/python protocol/generate.py --check
+
+generate: $(VENV)/.dev
+	@$(BIN)/python protocol/generate.py
+
+bench: $(VENV)/.dev
+	@$(BIN)/python -m tests.bench
+
+wheels: $(VENV)/.dev
+	@echo 'building both wheels into dist/'
+	@rm -rf dist
+	@$(BIN)/python -m build --wheel --outdir dist clients/python > $(VENV)/build.txt 2>&1 || { cat $(VENV)/build.txt; exit 1; }
+	@$(BIN)/python -m build --wheel --outdir dist . > $(VENV)/build.txt 2>&1 || { cat $(VENV)/build.txt; exit 1; }
+	@ls dist
+
+# uv resolves for every Python and platform at once; it is needed for nothing else.
+lock: $(VENV)/.dev
+	@$(PIP) install uv
+	@$(BIN)/python -m uv pip compile $(PROJECTS) --extra dev --universal --python-version 3.11 --upgrade --quiet \
+		--no-emit-package witsd-client --custom-compile-command 'make lock' --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/js/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What `run` needs is a part of what `test` needs; the lock is a constraint, so each installs only its part.
+$(VENV)/.run: requirements.lock $(PROJECTS) | $(BIN)/python
+	@echo 'installing witsd into $(VENV) (the first time this takes a minute)'
+	@$(PIP) install --constraint requirements.lock --editable clients/python --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo 'installing what tests and checks need'
+	@$(PIP) install --constraint requirements.lock --editable clients/python --editable '.[dev]'
+	@touch $@
+
+$(BIN)/python:
+	@if [ -z '$(PYTHON)' ]; then \
+		echo 'witsd needs Python 3.11 or newer, and finds none in PATH.' >&2; \
+		echo 'Install one (Debian, Ubuntu: apt install python3 python3-venv), or name it: make PYTHON=/path/to/python3' >&2; \
+		exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'witsd needs Python 3.11 or newer; $(PYTHON) is older, or no Python.' >&2; exit 1; }
+	@echo 'creating $(VENV) with '"$$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo 'Python could not make an environment. Debian, Ubuntu: apt install python3-venv' >&2; exit 1; }
