@@ -14,6 +14,7 @@ import trio
 
 from witsd.journal.journal import Journal, Tx
 from witsd.values.clock import Clock
+from witsd.values.errors import LimitExceeded
 
 log = logging.getLogger("witsd.journal")
 
@@ -131,7 +132,7 @@ async def keep_up(journal: Journal, retention: Retention, clock: Clock) -> None:
                     "DELETE FROM idempotency WHERE created_us < ?", (older_than,)
                 )
             )
-        except apsw.Error as error:
+        except (apsw.Error, LimitExceeded) as error:
             log.error("journal.upkeep_failed error=%s", error)
         if folded or trimmed:
             log.info("journal.upkeep folded=%d trimmed=%d", folded, trimmed)

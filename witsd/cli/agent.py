@@ -1,0 +1,212 @@
+"""``witsd agent``: define, start, stop and watch agents."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from witsd.cli.base import Noun, agent_argument
+from witsd.cli.connect import Failed, call, pages, run
+from witsd.cli.output import dotted, emit_json, emit_json_line, fields, say, table
+from witsd.cli.text import clock_time, neutral, one_line, when
+
+if TYPE_CHECKING:
+    from witsd_client.client import Client
+
+NOT_FOUND = -32002
+
+
+@click.group(cls=Noun)
+def agent() -> None:
+    """List, define, start, stop and watch agents."""
+
+
+@agent.command(name="list")
+@click.option("--skill", help="Only those that have this skill.")
+def agent_list(skill: str | None, as_json: bool) -> None:
+    """The agents and the state each is in."""
+    items = pages("agents/list", {"skill": skill}, None)
+    if as_json:
+        emit_json(items)
+        return
+    table(
+        ("name", "kind", "state", "health", "pid", "restarts", "since", "about"),
+        [
+            (a["name"], a["kind"], a["state"], a["health"], a.get("pid"), a["restarts"], when(a["since"]),
+             one_line(a.get("reason") or a["spec"].get("description", ""), 60))
+            for a in items
+        ],
+        empty="no agents: `witsd agent add NAME -- COMMAND` defines one",
+    )
+
+
+@agent.command(name="show")
+@agent_argument()
+def agent_show(name: str, as_json: bool) -> None:
+    """One agent: its state and its definition."""
+    found = call("agents/get", {"name": name})
+    if as_json:
+        emit_json(found)
+        return
+    fields([
+        ("name", found["name"]),
+        ("kind", found["kind"]),
+        ("state", found["state"]),
+        ("reason", found.get("reason")),
+        ("health", found["health"]),
+        ("pid", found.get("pid")),
+        ("since", when(found["since"])),
+        ("restarts", found["restarts"]),
+    ])
+    say()
+    _show_spec(found["spec"])
+
+
+def _show_spec(spec: dict[str, Any]) -> None:
+    for key, value in dotted(spec):
+        say(neutral(f"{key} = {value}"))
+
+
+@agent.command(name="add")
+@agent_argument()
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--kind", type=click.Choice(["native", "exec"]), default="native", show_default=True,
+              help="native speaks the protocol (the SDK does); exec is any command.")
+@click.option("--start", type=click.Choice(["boot", "on_demand", "manual"]),
+              help="When it is started; boot when absent.")
+@click.option("--run-per-request", is_flag=True,
+              help="exec: a fresh process for each run, text on its stdin, the answer on its stdout.")
+@click.option("--description", default="", help="What it does, for those who look for an agent.")
+@click.option("--env", "env", multiple=True, metavar="K=V", help="A variable of its environment.")
+@click.option("--replace", is_flag=True, help="Replace the definition when the name is taken.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it is ready.")
+def agent_add(
+    name: str, command: tuple[str, ...], kind: str, start: str | None, run_per_request: bool,
+    description: str, env: tuple[str, ...], replace: bool, no_wait: bool, as_json: bool,
+) -> None:
+    """Make COMMAND an agent. Relative paths in it start at the folder this is called in.
+
+    \b
+    witsd agent add digest -- python examples/digest_agent.py
+    witsd agent add upper --kind exec --run-per-request -- tr a-z A-Z
+    """
+    if run_per_request and kind != "exec":
+        raise click.UsageError("--run-per-request goes with --kind exec")
+    spec: dict[str, Any] = {"name": name, "kind": kind, "command": list(command), "cwd": os.getcwd()}
+    if start:
+        spec["start"] = start
+    if run_per_request:
+        spec["run_per_request"] = True
+    if description:
+        spec["description"] = description
+    if env:
+        spec["env"] = dict(_assignment(pair) for pair in env)
+
+    async def define(client: Client) -> dict[str, Any]:
+        if not replace:
+            await _refuse_taken(client, name)
+        made: dict[str, Any] = await client.call("agents/define", {"spec": spec})
+        if no_wait or start in ("on_demand", "manual") or run_per_request:
+            return made
+        started: dict[str, Any] = await client.call("agents/start", {"name": name, "wait": True})
+        return started
+
+    made = run(define)
+    if as_json:
+        emit_json(made)
+    else:
+        _say_state(made)
+
+
+async def _refuse_taken(client: Client, name: str) -> None:
+    from witsd_client.errors import WitsdError
+
+    try:
+        found = await client.call("agents/get", {"name": name})
+    except WitsdError as error:
+        if error.code == NOT_FOUND:
+            return
+        raise
+    current = "\n".join(f"       {key} = {value}" for key, value in dotted(found["spec"]))
+    raise Failed(
+        f"there is an agent {name!r} already, defined as\n{current}",
+        hint="--replace puts this one in its place",
+    )
+
+
+def _assignment(pair: str) -> tuple[str, str]:
+    key, equals, value = pair.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f"{pair!r} is not K=V", param_hint="--env")
+    return key, value
+
+
+@agent.command(name="rm")
+@agent_argument()
+def agent_rm(name: str, as_json: bool) -> None:
+    """Stop an agent and delete its definition."""
+    result = call("agents/remove", {"name": name})
+    if as_json:
+        emit_json(result)
+    else:
+        say(f"{one_line(name)} is removed")
+
+
+def _control(verb: str, summary: str) -> None:
+    @agent.command(name=verb, help=summary)
+    @agent_argument()
+    @click.option("--no-wait", is_flag=True, help="Answer when it has been told, not when it is done.")
+    @click.option("--timeout", "timeout_s", type=click.FloatRange(0, 3600, min_open=True), default=60,
+                  show_default=True, metavar="SECONDS", help="How long to wait.")
+    def control(name: str, no_wait: bool, timeout_s: float, as_json: bool) -> None:
+        result = call(f"agents/{verb}", {"name": name, "wait": not no_wait, "timeout_s": timeout_s})
+        if as_json:
+            emit_json(result)
+        else:
+            _say_state(result)
+
+
+_control("start", "Start an agent; running already is no error.")
+_control("stop", "Stop an agent; stopped already is no error.")
+_control("restart", "Stop an agent, then start it.")
+
+
+def _say_state(state: dict[str, Any]) -> None:
+    pid = f" (pid {state['pid']})" if state.get("pid") else ""
+    reason = f": {state['reason']}" if state.get("reason") else ""
+    say(one_line(f"{state['name']} is {state['state']}{pid}{reason}"))
+
+
+@agent.command(name="logs")
+@agent_argument()
+@click.option("-f", "--follow", is_flag=True, help="Go on with the lines as they are written.")
+@click.option("-n", "tail", type=click.IntRange(0, 10_000), default=100, show_default=True,
+              help="How many of the last lines.")
+def agent_logs(name: str, follow: bool, tail: int, as_json: bool) -> None:
+    """What an agent has written. With --json one line a log line."""
+    from witsd.cli.follow import events
+
+    stream = f"log:{name}"
+
+    async def show(client: Client) -> None:
+        params: dict[str, Any] = {"name": name, "tail": max(tail, 1)}
+        lines = (await client.call("agents/logs", params))["lines"]
+        for line in lines if tail else []:
+            _say_log(line, as_json)
+        if follow:
+            last = lines[-1]["seq"] if lines else 0
+            async for event in events(client, [stream], since={stream: last}):
+                line = {"seq": event.get("seq"), "time": event["time"], **event["data"]}
+                _say_log(line, as_json)
+
+    run(show, until_interrupted=follow)
+
+
+def _say_log(line: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit_json_line(line)
+    else:
+        mark = "" if line["source"] in ("stderr", "stdout") else f"[{line['source']}] "
+        say(f"{clock_time(line['time'])}  {neutral(mark + line['text'])}")

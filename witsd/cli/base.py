@@ -1,0 +1,75 @@
+"""What all commands share: ``--json`` anywhere, errors to exit statuses, hints for wrong usage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+FAILED, USAGE, NO_DAEMON, INTERRUPTED = 1, 2, 3, 130
+
+
+class Verb(click.Command):
+    """A command with ``--json`` whose errors end in a message and an exit status, never a traceback."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(["--json", "as_json"], is_flag=True, help="Print the result alone, as JSON.")
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if any(isinstance(p, click.Argument) and p.nargs == -1 for p in self.params):
+                error.message += " (put `--` before words that are not options of witsd)"
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:  # the boundary of the command line: `report` re-raises bugs
+            from witsd.cli.connect import report
+
+            ctx.exit(report(error, as_json=bool(ctx.params.get("as_json"))))
+
+
+class Noun(click.Group):
+    """A group whose verbs are ``Verb``; a ``--json`` in front of the verb counts as the verb's."""
+
+    command_class = Verb
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ahead = 0
+        while ahead < len(args) and args[ahead] == "--json":
+            ahead += 1
+        if ahead and ahead < len(args):
+            args = [args[ahead], "--json", *args[ahead + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+Noun.group_class = Noun
+
+
+def complete_agents(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of agents, asked of the daemon; none when it is down or slow."""
+    from witsd.cli.completion import agent_names
+
+    return [name for name in agent_names() if name.startswith(incomplete)]
+
+
+def agent_argument(name: str = "name", **kwargs: Any) -> Callable[[Any], Any]:
+    """An argument that is an agent's name, with completion."""
+    return click.argument(name, metavar=name.upper(), shell_complete=complete_agents, **kwargs)
+
+
+def limit_option(default: int) -> Callable[[Any], Any]:
+    """``-n``: how many at most."""
+    return click.option(
+        "-n", "--limit", type=click.IntRange(min=1), default=default, show_default=True,
+        help="How many at most.",
+    )

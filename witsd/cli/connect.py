@@ -1,0 +1,185 @@
+"""From a command to the daemon and back: one connection, and errors as words and exit statuses.
+
+Exit statuses: 0 done, 1 failed, 2 usage, 3 no daemon, 130 interrupted from the keyboard.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from witsd.cli.base import FAILED, NO_DAEMON
+from witsd.cli.output import say
+from witsd.cli.text import neutral, one_line, to_json
+
+if TYPE_CHECKING:
+    from witsd_client.client import Client
+
+T = TypeVar("T")
+
+
+
+#: What to do next, by error code. Codes, because messages may change.
+_NEXT: Mapping[int, str] = {
+    -32601: "This daemon does not know that method: is it older than this command? See `witsd status`.",
+    -32003: "The caller lacks a scope or a grant: see `witsd token list`, or [grants] of the agent.",
+    -32004: "Present a token, or use the Unix socket as the user who runs the daemon.",
+    -32006: "Try again, or give it more time.",
+    -32007: "See what it wrote: `witsd agent logs NAME`.",
+    -32011: "See which models are there and why one is not: `witsd model list`.",
+}
+_LISTED: Mapping[str, str] = {
+    "agent": "witsd agent list",
+    "run": "witsd run list",
+    "session": "witsd session list",
+    "token": "witsd token list",
+    "model": "witsd model list",
+}
+
+
+class Failed(Exception):
+    """A command that could not do its work: what to tell the person, and the exit status."""
+
+    def __init__(self, message: str, *, hint: str = "", status: int = FAILED) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.status = status
+
+
+@asynccontextmanager
+async def open_client(timeout_s: float = 10) -> AsyncIterator[Client]:
+    """A connection to the daemon of this environment."""
+    from witsd_client import connect
+
+    async with connect() as client:
+        yield client
+
+
+def run(main: Callable[[Client], Awaitable[T]]) -> T:
+    """Run ``main`` with a connection to the daemon, under trio; its own exception comes out bare."""
+    import trio
+
+    async def connected() -> T:
+        async with open_client() as client:
+            return await main(client)
+
+    try:
+        return trio.run(connected)
+    except BaseExceptionGroup as group:
+        raise bare(group) from None
+
+
+def call(method: str, params: Mapping[str, Any] | None = None) -> Any:
+    """One request over a connection of its own; the result as plain JSON values."""
+
+    async def one(client: Client) -> Any:
+        return await client.call(method, dict(params or {}))
+
+    return run(one)
+
+
+def pages(method: str, params: Mapping[str, Any], limit: int | None) -> list[Any]:
+    """The items of a list, page after page, until there are ``limit`` (None: all of them)."""
+
+    async def collect(client: Client) -> list[Any]:
+        items: list[Any] = []
+        wanted = {k: v for k, v in params.items() if v is not None}
+        while True:
+            left = 1000 if limit is None else min(limit - len(items), 1000)
+            page = await client.call(method, {**wanted, "limit": left})
+            items += page["items"]
+            cursor = page.get("next_cursor")
+            if cursor is None or (limit is not None and len(items) >= limit):
+                return items
+            wanted["cursor"] = cursor
+
+    return run(collect)
+
+
+def bare(error: BaseException) -> BaseException:
+    """The one exception inside nested groups of one; of several, a keyboard interrupt or the first."""
+    while isinstance(error, BaseExceptionGroup):
+        inner = error.exceptions
+        error = next((e for e in inner if _contains_interrupt(e)), inner[0])
+    return error
+
+
+def _contains_interrupt(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_contains_interrupt(e) for e in error.exceptions)
+    return isinstance(error, KeyboardInterrupt)
+
+
+def report(error: Exception, *, as_json: bool) -> int:
+    """Say on standard error what went wrong and what to do next. Returns the exit status.
+
+    Raises ``error`` again when it is none that a caller can be expected to meet: that is a bug.
+    """
+    from witsd_client.errors import ConnectionLost, DaemonNotRunning, WitsdError
+
+    if isinstance(error, DaemonNotRunning):
+        from witsd_client.paths import find_paths
+
+        where = str(find_paths().socket)
+        failed = Failed(
+            f"no daemon answers at {where}", hint="start it: `witsd up`", status=NO_DAEMON
+        )
+        return _print(failed, as_json, {"name": "no_daemon", "socket": where})
+    if isinstance(error, ConnectionLost):
+        failed = Failed("the connection to the daemon was lost", hint="is it still up? `witsd status`")
+        return _print(failed, as_json, {"name": "connection_lost"})
+    if isinstance(error, Failed):
+        return _print(error, as_json, {})
+    if isinstance(error, WitsdError):
+        data = error.data if isinstance(error.data, dict) else {}
+        failed = Failed(error.message, hint=hint_for(error.code, data))
+        return _print(failed, as_json, {"code": error.code, "data": data})
+    raise error
+
+
+def hint_for(code: int, data: Mapping[str, Any]) -> str:
+    """What a person can do about an error of the daemon, or an empty string."""
+    if code == -32002:
+        kind, missing = str(data.get("kind", "")), str(data.get("id", ""))
+        listing = _LISTED.get(kind)
+        near = _near_agents(missing) if kind == "agent" else []
+        if near:
+            return "did you mean " + " or ".join(near) + "?"
+        return f"see `{listing}`" if listing else ""
+    if code == -32001 and data.get("retry_after_ms") is not None:
+        return f"try again in {data['retry_after_ms']} ms"
+    if code == -32603 and data.get("log_id"):
+        return f"a fault of the daemon: its log tells more under {data['log_id']}"
+    if code == -32602 and data.get("path"):
+        return f"the field is {data['path']}"
+    if code == -32005 and data.get("state") == "failed":
+        return "see why: `witsd agent list`, `witsd agent logs NAME`; then `witsd agent restart NAME`"
+    return _NEXT.get(code, "")
+
+
+def _near_agents(name: str) -> list[str]:
+    """Agents whose names resemble ``name``; all of them when there are few and none does."""
+    from witsd_client.errors import WitsdError
+
+    try:
+        names = [agent["name"] for agent in pages("agents/list", {}, None)]
+    except (WitsdError, OSError):
+        return []  # the first error is the one to show
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return near or (names if len(names) <= 3 else [])
+
+
+def _print(failed: Failed, as_json: bool, details: Mapping[str, Any]) -> int:
+    sys.stdout.flush()
+    if as_json:
+        say(to_json({"error": {"message": failed.message, **details}}), err=True)
+        return failed.status
+    text = f"witsd: {neutral(failed.message)}"
+    say(f"{text}; {failed.hint}" if failed.status == NO_DAEMON else text, err=True)
+    if failed.hint and failed.status != NO_DAEMON:
+        say(f"       {one_line(failed.hint)}", err=True)
+    return failed.status

@@ -1,0 +1,113 @@
+"""``witsd``: the root command. Each noun is a module of its own, imported when it is called for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module, metadata
+from typing import Any
+
+import click
+
+from witsd.cli import base
+
+#: Command -> where it is and what it does, so that neither help nor completion imports the others.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("witsd.cli.daemon:up", "Start the daemon in the foreground."),
+    "down": ("witsd.cli.daemon:down", "Stop the agents and the daemon."),
+    "reload": ("witsd.cli.daemon:reload", "Read the definitions again."),
+    "status": ("witsd.cli.daemon:status", "How the daemon is doing and where it listens."),
+    "config": ("witsd.cli.daemon:config", "The settings and where each comes from."),
+    "agent": ("witsd.cli.agent:agent", "List, define, start, stop and watch agents."),
+    "ask": ("witsd.cli.ask:ask", "Ask an agent; the answer streams as it is produced."),
+    "chat": ("witsd.cli.chat:chat", "A conversation with an agent that goes on where it was left."),
+    "run": ("witsd.cli.run:run", "The pieces of work agents were given."),
+    "session": ("witsd.cli.session:session", "The conversations."),
+    "model": ("witsd.cli.model:model", "The models behind the gateway."),
+    "token": ("witsd.cli.token:token", "Scoped tokens for programs."),
+    "events": ("witsd.cli.events:events", "What has happened, and what happens now."),
+    "rpc": ("witsd.cli.rpc:rpc", "Call any method of the protocol."),
+    "completion": ("witsd.cli.completion:completion", "Print the script that completes `witsd` in a shell."),
+}
+
+
+class Root(base.Noun):
+    """The root group: knows the names of the commands, imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        return [
+            CompletionItem(name, help=summary)
+            for name, (_, summary) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+
+
+def version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return metadata.version("witsd")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"witsd {version()}")
+        ctx.exit()
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """The init system for AI agents: start, supervise and talk to background agents.
+
+    \b
+    witsd up                          start the daemon in this terminal
+    witsd ask assistant "Hello"       ask, and see the answer as it is produced
+    witsd agent add NAME -- COMMAND   make any program an agent
+
+    Every command takes --json. Exit status: 0 done, 1 failed, 2 usage, 3 no daemon.
+    """
+
+
+def main() -> None:
+    """Entry point of the installed command. Exits; never shows a traceback for what can be expected."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end us
+    try:
+        status = cli.main(prog_name="witsd", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        status = base.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has enough. Keep the interpreter's own flush at exit quiet as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = base.FAILED
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""A run as it happens: its events printed, its questions answered, Ctrl-C cancelling it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from witsd.cli.connect import Failed, hint_for
+from witsd.cli.output import note
+from witsd.cli.text import Neutralizer, one_line, to_json
+
+if TYPE_CHECKING:
+    import trio
+    from witsd_client.client import Client
+
+ENDED = ("run.completed", "run.failed", "run.cancelled", "run.interrupted")
+#: How long a cancelled run is waited for before the command leaves anyway.
+CANCEL_WAIT_S = 15
+
+
+def as_text(output: Any) -> str:
+    """A run's output for a person: text as it is, anything else as JSON."""
+    return output if isinstance(output, str) else to_json(output, indent=2)
+
+
+def outcome_error(status: str, run: dict[str, Any]) -> Failed | None:
+    """What to tell about a run that did not complete; None for one that did."""
+    if status == "completed":
+        return None
+    if status == "failed":
+        error = run.get("error") or {"code": 0, "message": "the run failed"}
+        data = error.get("data") or {}
+        return Failed(error["message"], hint=hint_for(error["code"], data))
+    reason = f": {run['reason']}" if run.get("reason") else ""
+    return Failed(f"the run was {status}{reason}")
+
+
+class RunPrinter:
+    """Prints what an agent says, as it says it, on ``write``; remarks go to standard error.
+
+    ``item.completed`` is authoritative: what deltas did not bring is printed then, so an agent that
+    does not stream and a replayed, compacted run come out the same.
+    """
+
+    def __init__(self, write: Callable[[str], None] | None = None, *, verbose: bool = False) -> None:
+        self._write = write or _write_stdout
+        self._verbose = verbose
+        self._roles: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
+        self._safe = Neutralizer()
+        self._open_item = ""
+        self._ends_line = True
+        self.said_anything = False
+        self.status = ""
+        self.end: dict[str, Any] = {}
+        self.question: dict[str, Any] | None = None
+
+    def feed(self, event: dict[str, Any]) -> None:
+        """Take the next event of the run's stream."""
+        kind, data = event["type"], event["data"]
+        if kind == "item.delta":
+            self._append(data["item_id"], data["text"])
+        elif kind in ("item.started", "item.updated", "item.completed"):
+            self._item(data["item"], done=kind == "item.completed")
+        elif kind == "input.requested":
+            self._end_line()
+            self.question = data
+        elif kind == "input.resolved":
+            self.question = None
+        elif kind in ENDED:
+            self.status = kind.removeprefix("run.")
+            self.end = data
+            self._finish()
+
+    def failure(self) -> Failed | None:
+        """None when the run has completed, otherwise what to tell."""
+        return outcome_error(self.status or "interrupted", self.end)
+
+    def break_line(self) -> None:
+        """End the line in progress, before something else is printed."""
+        self._end_line()
+
+    def _item(self, item: dict[str, Any], *, done: bool) -> None:
+        item_id, kind = item["item_id"], item["type"]
+        if kind == "message":
+            role = item.get("role", "assistant")
+            self._roles[item_id] = role
+            if role == "assistant":
+                self._complete(item_id, item.get("text", ""), done)
+        elif kind == "log":
+            self._roles[item_id] = "log"
+            if done and (self._verbose or item.get("level") in ("warning", "error")):
+                self._remark(f"{item.get('level', 'info')}: {item.get('text', '')}")
+        else:
+            self._roles[item_id] = kind
+            if done and self._verbose:
+                self._remark(_describe(item))
+
+    def _append(self, item_id: str, text: str) -> None:
+        # A delta of an item never announced is taken for the agent's words.
+        if self._roles.get(item_id, "assistant") != "assistant" or not text:
+            return
+        if self._open_item not in ("", item_id):
+            self._end_line()
+        self._open_item = item_id
+        self._printed[item_id] = self._printed.get(item_id, "") + text
+        self._out(self._safe.feed(text))
+
+    def _complete(self, item_id: str, text: str, done: bool) -> None:
+        printed = self._printed.get(item_id, "")
+        if text.startswith(printed):
+            self._append(item_id, text[len(printed) :])
+        elif done:  # the agent took back what it had said
+            self._end_line()
+            self._printed[item_id] = ""
+            self._append(item_id, text)
+
+    def _finish(self) -> None:
+        output = self.end.get("output")
+        if self.status == "completed" and not self.said_anything and output is not None:
+            self._out(self._safe.feed(as_text(output)))
+        self._end_line()
+
+    def _out(self, text: str) -> None:
+        if text:
+            self._write(text)
+            self.said_anything = True
+            self._ends_line = text.endswith("\n")
+
+    def _end_line(self) -> None:
+        self._out(self._safe.end())
+        if not self._ends_line:
+            self._write("\n")
+            self._ends_line = True
+        self._open_item = ""
+
+    def _remark(self, text: str) -> None:
+        self._end_line()
+        note(one_line(text, 400))
+
+
+def _write_stdout(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _describe(item: dict[str, Any]) -> str:
+    """One line about an item that is not the agent's words."""
+    kind = item["type"]
+    if kind == "usage":
+        tokens = f"{item.get('input_tokens', 0)} tokens in, {item.get('output_tokens', 0)} out"
+        return f"model {item.get('model') or 'unknown'}: {tokens}"
+    if kind == "tool_call":
+        arguments = to_json(item.get("arguments", {}))
+        return f"tool {item['tool']} {arguments} -> {to_json(item.get('result'))}"
+    if kind == "artifact":
+        return f"artifact {item['name']} ({item['media_type']}) {item.get('path') or ''}"
+    return f"{kind}: {item.get('text') or to_json({k: v for k, v in item.items() if k != 'item_id'})}"
+
+
+async def watch(client: Client, run_id: str, sink: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """Hand each event of the run to ``sink`` until the run is over.
+
+    The first Ctrl-C cancels the run, whose end is then waited for a bounded time; the second leaves
+    at once with ``KeyboardInterrupt``.
+    """
+    import trio
+
+    from witsd.cli.follow import run_events
+
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_on_interrupt, client, run_id, signals, nursery.cancel_scope)
+            async for event in run_events(client, run_id):
+                await sink(event)
+            nursery.cancel_scope.cancel()
+
+
+async def _cancel_on_interrupt(client: Client, run_id: str, signals: Any, scope: trio.CancelScope) -> None:
+    import trio
+
+    from witsd_client.errors import WitsdError
+
+    async def cancel() -> None:
+        try:
+            await client.call("runs/cancel", {"run_id": run_id, "reason": "interrupted from the keyboard"})
+        except WitsdError:
+            return  # over already, or the connection is: the stream of events tells which
+
+    presses = 0
+    async with trio.open_nursery() as nursery:
+        async for _ in signals:
+            presses += 1
+            if presses == 1:
+                scope.deadline = trio.current_time() + CANCEL_WAIT_S
+                nursery.start_soon(cancel)
+            else:
+                raise KeyboardInterrupt
+
+
+def answer_value(line: str, schema: Any) -> Any:
+    """What a person typed as the response to an input request: JSON where the schema asks for it."""
+    import json
+
+    if isinstance(schema, dict) and schema.get("type") not in (None, "string"):
+        try:
+            return json.loads(line)
+        except ValueError:
+            return line
+    return line

@@ -1,0 +1,110 @@
+"""Text from agents and models made safe for a terminal, and figures made readable. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from datetime import UTC, datetime
+from typing import Any
+
+#: C0 controls become their Unicode pictures; DEL and C1 (0x9b is a one-byte escape sequence) become ``\x9b``.
+_CONTROLS: dict[int, str] = {
+    **{c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in "\n\t"},
+    0x7F: "\u2421",
+    **{c: f"\\x{c:02x}" for c in range(0x80, 0xA0)},
+}
+#: What ``json.dumps`` leaves raw although a terminal acts on it. Inside JSON these occur in strings only.
+_JSON_CONTROLS: dict[int, str] = {c: f"\\u{c:04x}" for c in range(0x7F, 0xA0)}
+
+
+def neutral(text: str) -> str:
+    """``text`` with every terminal control but newline and tab made visible, so that none can act."""
+    return text.replace("\r\n", "\n").translate(_CONTROLS)
+
+
+def one_line(value: object, limit: int = 0) -> str:
+    """``value`` neutralised on a single line, cut to ``limit`` characters when that is over 0."""
+    line = neutral(" ".join(str(value).split()))
+    return line if not limit or len(line) <= limit else line[: limit - 1] + "…"
+
+
+class Neutralizer:
+    """``neutral`` for text that comes in pieces: a CR LF cut in two is still one line end."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        piece = self._held + piece
+        self._held = "\r" if piece.endswith("\r") else ""
+        return neutral(piece.removesuffix("\r"))
+
+    def end(self) -> str:
+        """What was held back at the end of the text."""
+        rest, self._held = self._held, ""
+        return neutral(rest)
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON that is safe to print: no raw control character, whatever the strings contain."""
+    return json.dumps(value, ensure_ascii=False, indent=indent).translate(_JSON_CONTROLS)
+
+
+def width(text: str) -> int:
+    """Terminal columns ``text`` takes: wide characters count two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def size(count: float | None) -> str:
+    """Bytes for people: ``1.5 MB``; powers of 1000."""
+    if count is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float) -> str:
+    """``4s``, ``12m``, ``3h 5m``, ``2d 4h``: at most two units."""
+    whole = int(max(seconds, 0))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m"
+    if whole < 86_400:
+        hours, minutes = whole // 3600, whole % 3600 // 60
+        return f"{hours}h {minutes}m" if minutes else f"{hours}h"
+    days, hours = whole // 86_400, whole % 86_400 // 3600
+    return f"{days}d {hours}h" if hours else f"{days}d"
+
+
+def _parse(timestamp: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(timestamp).astimezone()
+    except ValueError:
+        return None
+
+
+def when(timestamp: str | None, now: datetime | None = None) -> str:
+    """An RFC 3339 time as local time and how long ago: ``2026-01-31 10:05:07 (3m ago)``."""
+    if not timestamp:
+        return "-"
+    moment = _parse(timestamp)
+    if moment is None:
+        return one_line(timestamp)
+    ago = ((now or datetime.now(UTC)) - moment).total_seconds()
+    relative = f"{duration(ago)} ago" if ago >= 0 else f"in {duration(-ago)}"
+    return f"{moment:%Y-%m-%d %H:%M:%S} ({relative})"
+
+
+def clock_time(timestamp: str) -> str:
+    """Local time of day with milliseconds, for lines of a log."""
+    moment = _parse(timestamp)
+    return one_line(timestamp) if moment is None else f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}"

@@ -1,0 +1,41 @@
+"""What a model provider is to the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult
+
+#: Called with each piece of the answer's text, in order; may wait (a slow reader slows the provider).
+OnDelta = Callable[[str], Awaitable[None]]
+
+
+class Provider(Protocol):
+    """One place that answers model calls. Its ``name`` is what stands before ``/`` in a model's name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    async def models(self) -> tuple[Model, ...]:
+        """What it offers now, its own default first; never raises, never empty.
+
+        One that cannot be used is ``available = False`` with a ``reason`` a person can act on. A
+        provider that cannot say which models it has lists one named like itself.
+        """
+
+    async def complete(
+        self, request: ModelsCompleteParams, model: str, on_delta: OnDelta | None
+    ) -> ModelsCompleteResult:
+        """One call to ``model`` (empty: the provider's default). ``request.model`` is not looked at.
+
+        ``on_delta`` None: nobody wants pieces. Where it is given but the model cannot stream, it is
+        never called. Raises ``ModelError`` with ``provider``, ``status`` (HTTP's, or None) and
+        ``retryable``.
+        """
+
+    async def aclose(self) -> None:
+        """Give back connections. The provider may be used no more."""

@@ -1,0 +1,199 @@
+"""What an agent's process should do next: a pure function of its state and what has happened.
+
+``step(life, input, spec, now, jitter)`` returns the new state and the effects to carry out. Times are
+monotonic seconds; nothing here waits, forks or reads a clock.
+
+    inactive --start--> starting --ready--> active --exit--> backoff --delay--> starting
+                            |                  |                |
+                            +------stop--------+--> stopping --exit--> inactive
+                                                                (too many exits: failed)
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal
+
+import attrs
+
+from witsd.values.spec import AgentSpec, Restart
+from witsd.values.wire.agents import AgentState
+
+
+@attrs.frozen(kw_only=True)
+class Lifecycle:
+    """Where an agent is. ``wanted``: it should be up once it can. ``exits``: those that count for backoff."""
+
+    state: AgentState = "inactive"
+    wanted: bool = False
+    reason: str = ""
+    restarts: int = 0
+    exits: tuple[float, ...] = ()
+    #: When the state times out: readiness while starting, the delay while in backoff.
+    deadline: float | None = None
+
+
+class Effect(enum.Enum):
+    """What the supervisor is to do, in order."""
+
+    SPAWN = "spawn"
+    STOP = "stop"
+
+
+@attrs.frozen
+class Start:
+    """Somebody wants it up. ``by_hand`` forgives earlier exits and wakes it from ``failed``."""
+
+    by_hand: bool
+
+
+@attrs.frozen
+class Stop:
+    """Somebody wants it down, for ``reason`` where that is worth showing."""
+
+    reason: str = ""
+
+
+@attrs.frozen
+class Restarted:
+    """Somebody wants a new process: it stops, then starts."""
+
+
+@attrs.frozen
+class Ready:
+    """The process can take work."""
+
+
+@attrs.frozen
+class Exited:
+    """The process and its group are gone. ``failure``: not a clean end of its own will."""
+
+    reason: str
+    failure: bool
+
+
+@attrs.frozen
+class Broken:
+    """The process lives but is of no use (closed its stdout, hung, spoke another protocol)."""
+
+    reason: str
+
+
+@attrs.frozen
+class Elapsed:
+    """The deadline has passed."""
+
+
+Input = Start | Stop | Restarted | Ready | Exited | Broken | Elapsed
+Step = tuple[Lifecycle, tuple[Effect, ...]]
+
+
+def step(life: Lifecycle, event: Input, spec: AgentSpec, now: float, jitter: float) -> Step:
+    """The one transition function. ``jitter`` is a fraction from 0 to 1, used for backoff delays."""
+    match event:
+        case Start(by_hand=by_hand):
+            return _start(life, by_hand, spec, now)
+        case Stop(reason=reason):
+            return _stop(life, reason)
+        case Restarted():
+            return _restart(life, spec, now)
+        case Ready() if life.state == "starting":
+            return attrs.evolve(life, state="active", reason="", deadline=None), ()
+        case Elapsed() if life.state == "backoff":
+            return _spawn(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
+        case Elapsed() if life.state == "starting":
+            reason = f"was not ready within {spec.ready.timeout_s:g} s"
+            return attrs.evolve(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
+        case Broken(reason=reason) if life.state in ("starting", "active"):
+            return attrs.evolve(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
+        case Exited():
+            return _exited(life, event, spec, now, jitter)
+    return life, ()  # a late word about something that is over
+
+
+def _spawn(life: Lifecycle, spec: AgentSpec, now: float) -> Step:
+    deadline = now + spec.ready.timeout_s
+    return (
+        attrs.evolve(life, state="starting", wanted=True, reason="", deadline=deadline),
+        (Effect.SPAWN,),
+    )
+
+
+def _start(life: Lifecycle, by_hand: bool, spec: AgentSpec, now: float) -> Step:
+    if by_hand:
+        life = attrs.evolve(life, exits=(), restarts=0)
+    match life.state:
+        case "inactive":
+            return _spawn(life, spec, now)
+        case "failed" | "backoff" if by_hand:
+            return _spawn(life, spec, now)
+        case "stopping":
+            return attrs.evolve(life, wanted=True), ()
+    return life, ()
+
+
+def _stop(life: Lifecycle, reason: str) -> Step:
+    match life.state:
+        case "starting" | "active":
+            life = attrs.evolve(life, state="stopping", wanted=False, reason=reason, deadline=None)
+            return life, (Effect.STOP,)
+        case "backoff" | "failed":
+            return attrs.evolve(life, state="inactive", wanted=False, reason=reason, deadline=None), ()
+        case "stopping":
+            return attrs.evolve(life, wanted=False, reason=reason), ()
+    return life, ()
+
+
+def _restart(life: Lifecycle, spec: AgentSpec, now: float) -> Step:
+    life = attrs.evolve(life, exits=(), restarts=0)
+    if life.state in ("starting", "active"):
+        # An asked-for restart leaves no reason behind, which is how _exited tells it from a failure.
+        return attrs.evolve(life, state="stopping", wanted=True, reason="", deadline=None), (Effect.STOP,)
+    return _start(life, True, spec, now)
+
+
+def _exited(life: Lifecycle, event: Exited, spec: AgentSpec, now: float, jitter: float) -> Step:
+    if life.state == "stopping":
+        if not life.wanted:
+            return attrs.evolve(life, state="inactive"), ()
+        if not life.reason:
+            return _spawn(life, spec, now)
+        # It was stopped because it was broken: that is a failure, whatever its exit status says.
+        event = Exited(life.reason, failure=True)
+    elif life.state not in ("starting", "active"):
+        return life, ()
+    restart = spec.restart
+    if life.state == "starting" and not event.failure:
+        event = Exited(f"{event.reason} before it was ready", failure=True)
+    if restart.policy == "never" or (restart.policy == "on_failure" and not event.failure):
+        state: Literal["failed", "inactive"] = "failed" if event.failure else "inactive"
+        return (
+            attrs.evolve(life, state=state, wanted=False, reason=event.reason, deadline=None),
+            (),
+        )
+    exits = (*(t for t in life.exits if t > now - restart.window_s), now)
+    life = attrs.evolve(life, exits=exits)
+    if len(exits) > restart.max_restarts:
+        reason = (
+            f"{event.reason}; {len(exits)} exits within {restart.window_s:g} s, more than "
+            f"max_restarts = {restart.max_restarts}"
+        )
+        return attrs.evolve(life, state="failed", wanted=False, reason=reason, deadline=None), ()
+    delay = backoff(restart, len(exits), jitter)
+    if delay == 0:
+        return _spawn(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
+    return (
+        attrs.evolve(life, state="backoff", wanted=True, reason=event.reason, deadline=now + delay),
+        (),
+    )
+
+
+def backoff(restart: Restart, exits: int, jitter: float) -> float:
+    """The delay in seconds before restart number ``exits``: doubling, capped, then cut by up to a quarter.
+
+    The cut spreads agents that died together (AWS Architecture Blog, "Exponential Backoff And Jitter").
+    """
+    if restart.backoff_s == 0:
+        return 0.0
+    full = min(restart.backoff_max_s, restart.backoff_s * 2.0 ** min(exits - 1, 32))
+    return full * (1 - 0.25 * jitter)

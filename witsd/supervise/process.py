@@ -1,0 +1,252 @@
+"""One child process: spawned by a thread that never ends, watched through a pidfd, signalled as a group.
+
+A death signal (``PR_SET_PDEATHSIG``) follows the *thread* that forked, so all children are forked by one
+thread as old as the daemon. ``setpriv`` sets it without a Python ``preexec_fn`` (which would cost vfork),
+and a line of shell checks that the daemon was still there when it did.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from witsd.supervise.identity import Identity, boot_id, start_time
+
+#: $0 is the daemon's pid: if the parent is no longer the daemon, it died before the death signal was set.
+_LAUNCH = '[ "$PPID" = "$0" ] || exit 125; exec "$@"'
+_LAUNCH_PYTHON = (
+    "import ctypes,os,sys;ctypes.CDLL(None).prctl(1,9);"
+    "os.getppid()==int(sys.argv[1]) or os._exit(125);os.execv(sys.argv[2],sys.argv[2:])"
+)
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_DUMPABLE = 4
+
+
+class SpawnError(Exception):
+    """The program cannot be run; the message says why."""
+
+
+@attrs.frozen
+class Exit:
+    """How a process ended: an exit code, or the signal that killed it."""
+
+    code: int | None
+    signal: int | None
+
+    @property
+    def clean(self) -> bool:
+        return self.code == 0
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            return f"was killed by {signal.Signals(self.signal).name}"
+        return f"exited with code {self.code}"
+
+
+class Spawner:
+    """The thread that forks. Made by ``open_spawner``."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="witsd-spawner", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (job := self._work.get()) is not None:
+            job()
+
+    async def run(self, fn: Callable[[], Any]) -> Any:
+        """Run ``fn`` on the spawner thread. Not cancellable: a fork is either done or not."""
+        done = trio.Event()
+        outcome: list[Any] = [None, None]
+        token = trio.lowlevel.current_trio_token()
+
+        def job() -> None:
+            try:
+                outcome[0] = fn()
+            except (OSError, subprocess.SubprocessError, ValueError) as error:
+                outcome[1] = error
+            token.run_sync_soon(done.set)
+
+        self._work.put(job)
+        # A fork takes milliseconds; the deadline only keeps a broken machine from hanging us for ever.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await done.wait()
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def close(self) -> None:
+        self._work.put(None)
+
+
+@asynccontextmanager
+async def open_spawner() -> AsyncIterator[Spawner]:
+    spawner = Spawner()
+    try:
+        yield spawner
+    finally:
+        spawner.close()
+
+
+def become_supervisor() -> None:
+    """Adopt orphaned descendants, and let nobody but root look into our memory."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def resolve(command: Sequence[str], cwd: Path, path: str) -> list[str]:
+    """The command with its program as an absolute path. Raises ``SpawnError`` for what cannot be run."""
+    if not cwd.is_dir():
+        raise SpawnError(f"its working folder {cwd} does not exist")
+    program = command[0]
+    if "/" in program:
+        full = cwd / Path(program).expanduser()
+        if not full.exists():
+            raise SpawnError(f"the program {full} does not exist")
+        if not full.is_file() or not os.access(full, os.X_OK):
+            raise SpawnError(f"the program {full} is not executable")
+        return [str(full), *command[1:]]
+    found = shutil.which(program, path=path)
+    if found is None:
+        raise SpawnError(f"there is no program {program!r} in its PATH ({path})")
+    return [found, *command[1:]]
+
+
+@attrs.define(eq=False)
+class Process:
+    """A running child: leader of its own session and process group."""
+
+    identity: Identity
+    stdin: trio.lowlevel.FdStream
+    stdout: trio.lowlevel.FdStream
+    stderr: trio.lowlevel.FdStream
+    _pidfd: int
+    _popen: subprocess.Popen[bytes]
+    #: Set, with ``exit``, once the leader is gone.
+    exited: trio.Event = attrs.field(factory=trio.Event)
+    exit: Exit | None = None
+    _reaped: bool = False
+
+    @property
+    def pid(self) -> int:
+        return self.identity.pid
+
+    async def watch(self) -> Exit:
+        """Return when the leader has exited. It stays a zombie, and its pid ours, until ``reap``.
+
+        For the one task that owns the process; everybody else waits for ``exited``.
+        """
+        while self.exit is None:
+            await trio.lowlevel.wait_readable(self._pidfd)
+            info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if info is not None:
+                plain = info.si_code == os.CLD_EXITED
+                self.exit = Exit(info.si_status, None) if plain else Exit(None, info.si_status)
+                self.exited.set()
+        return self.exit
+
+    def signal_group(self, number: int) -> None:
+        """Signal the leader's whole group. Safe while the leader is not reaped: its pid cannot be reused."""
+        if self._reaped:
+            return
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            pass  # everyone in it is gone already
+        except PermissionError:
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def reap(self) -> None:
+        """Collect the exit status; from here on the pid may belong to somebody else."""
+        if self._reaped:
+            return
+        self._reaped = True
+        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        # Popen must not wait for this pid itself when it is collected.
+        self._popen.returncode = info.si_status if info else -1
+        os.close(self._pidfd)
+
+    async def aclose_pipes(self) -> None:
+        for stream in (self.stdin, self.stdout, self.stderr):
+            await stream.aclose()
+
+
+async def spawn(
+    spawner: Spawner, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]
+) -> Process:
+    """Start ``command`` in its own session with three pipes.
+
+    Raises ``SpawnError`` with a reason for a person. The death signal kills it if the daemon dies.
+    """
+    argv = resolve(command, cwd, env.get("PATH", os.defpath))
+    daemon = str(os.getpid())
+    setpriv = shutil.which("setpriv")
+    if setpriv:
+        launch = [setpriv, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _LAUNCH, daemon, *argv]
+    else:
+        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH_PYTHON, daemon, *argv]
+
+    def fork() -> tuple[subprocess.Popen[bytes], int]:
+        popen = subprocess.Popen(
+            launch,
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        try:
+            return popen, os.pidfd_open(popen.pid)
+        except OSError:
+            popen.kill()
+            popen.wait()
+            raise
+
+    try:
+        popen, pidfd = await spawner.run(fork)
+    except OSError as error:
+        raise SpawnError(f"could not be started: {error}") from error
+    assert popen.stdin and popen.stdout and popen.stderr
+    streams = []
+    for pipe in (popen.stdin, popen.stdout, popen.stderr):
+        streams.append(trio.lowlevel.FdStream(os.dup(pipe.fileno())))
+        pipe.close()
+    identity = Identity(popen.pid, start_time(popen.pid) or 0, boot_id())
+    return Process(identity, *streams, pidfd, popen)
+
+
+def adopted() -> list[int]:
+    """Orphans that became our children: all of the main thread's, since we fork from another one."""
+    try:
+        text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    except OSError:
+        return []
+    return [int(pid) for pid in text.split()]
+
+
+async def reap_adopted() -> None:
+    """Collect the exit status of orphans for ever, and of nobody else's children."""
+    with trio.open_signal_receiver(signal.SIGCHLD) as signals:
+        async for _ in signals:
+            for pid in adopted():
+                try:
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                except ChildProcessError:
+                    pass  # reaped between listing and asking

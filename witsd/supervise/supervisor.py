@@ -1,0 +1,320 @@
+"""All agents: definitions in, units running, and a way for runs to reach a live one.
+
+One unit, one task, one process at most. A request that concerns one agent waits for that agent alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import apsw
+import attrs
+import msgspec
+import trio
+
+from witsd.supervise import definitions
+from witsd.supervise.environment import build
+from witsd.supervise.identity import Identity, is_same, kill_marked
+from witsd.supervise.lifecycle import Lifecycle, Restarted, Start, Stop
+from witsd.supervise.link import AgentLink
+from witsd.supervise.process import Process, SpawnError, reap_adopted, spawn
+from witsd.supervise.unit import Surroundings, Unit
+from witsd.values.errors import AgentFailed, InvalidState, NotFound, Timeout
+from witsd.values.ids import AgentName
+from witsd.values.spec import AgentSpec
+from witsd.values.wire.system import DefinitionError
+
+log = logging.getLogger("witsd.supervise")
+
+#: A change of these alone takes effect without a new process.
+_POLICY = frozenset(
+    {"start", "idle_stop_s", "skills", "description", "restart", "ready", "stop", "health", "limits", "stream"}
+)
+
+
+@attrs.define(eq=False)
+class Lease:
+    """A live agent, held up for the length of a piece of work."""
+
+    unit: Unit
+    link: AgentLink
+    generation: int
+
+    async def why_gone(self) -> str:
+        """Why the agent went away in the middle: waits, bounded, for its exit to be known."""
+        with trio.move_on_after(5):
+            while self.unit.process is not None and self.unit.generation == self.generation:
+                await self.unit.process.exited.wait()
+                await self.unit.wait_change()
+        return self.unit.life.reason or self.unit.last_exit or "went away"
+
+
+@attrs.define(eq=False)
+class Supervisor:
+    """Made by ``open_supervisor``, whose nursery runs the units."""
+
+    folder: Path
+    shared: Surroundings
+    _nursery: trio.Nursery
+    units: dict[AgentName, Unit] = attrs.field(factory=dict)
+    errors: tuple[DefinitionError, ...] = ()
+    _defining: trio.Lock = attrs.field(factory=trio.Lock)
+
+    def unit(self, name: str) -> Unit:
+        """Raises ``NotFound`` for a name that is not defined."""
+        found = self.units.get(AgentName(name))
+        if found is None:
+            raise NotFound(f"there is no agent {name!r}", kind="agent", id=name)
+        return found
+
+    # ---- definitions ----------------------------------------------------------------------------------
+
+    async def define(self, spec: AgentSpec) -> Unit:
+        """Write the definition and put it into effect; started at once when ``start = "boot"``."""
+        async with self._defining:
+            await trio.to_thread.run_sync(definitions.write, self.folder, spec)
+            self._apply(spec)
+        return self.unit(spec.name)
+
+    async def remove(self, name: str) -> None:
+        """Stop the agent, then forget it and its file. Its log and runs stay."""
+        async with self._defining:
+            unit = self.unit(name)
+            await trio.to_thread.run_sync(definitions.remove, self.folder, name)
+            await self._retire(unit)
+
+    async def reload(self) -> tuple[tuple[str, ...], tuple[DefinitionError, ...]]:
+        """Read the folder again: ``(names that changed, mistakes)``. What did not change is not touched."""
+        async with self._defining:
+            found = await trio.to_thread.run_sync(definitions.load, self.folder)
+            self.errors = found.errors
+            changed = [
+                name
+                for name, spec in found.specs.items()
+                if AgentName(name) not in self.units or self.units[AgentName(name)].spec != spec
+            ]
+            gone = [name for name in self.units if name not in found.specs and name not in found.broken]
+            for name in changed:
+                self._apply(found.specs[name])
+            async with trio.open_nursery() as nursery:
+                for name in gone:
+                    nursery.start_soon(self._retire, self.units[name])
+            return tuple(sorted([*changed, *gone])), found.errors
+
+    def _apply(self, spec: AgentSpec, life: Lifecycle | None = None) -> None:
+        name = AgentName(spec.name)
+        unit = self.units.get(name)
+        if unit is None:
+            unit = Unit(spec, self.shared, since_us=self.shared.clock.wall_us())
+            if life is not None:
+                unit.life = life
+            self.units[name] = unit
+            unit.record(publish=False)
+            self._nursery.start_soon(unit.run)
+            if spec.start == "boot":
+                unit.tell(Start(by_hand=life is None))
+            return
+        before, unit.spec = unit.spec, spec
+        unit.record(publish=False)
+        if _process_differs(before, spec):
+            if unit.life.wanted:
+                unit.tell(Restarted())
+            elif spec.start == "boot":
+                unit.tell(Start(by_hand=True))
+
+    async def _retire(self, unit: Unit) -> None:
+        unit.tell(Stop("removed"))
+        while unit.life.state not in ("inactive", "failed"):
+            await unit.wait_change()
+        unit.end()
+        self.units.pop(unit.name, None)
+        await self.shared.journal.append(
+            statements=(("DELETE FROM agents WHERE name = ?", (unit.spec.name,)),), keep=True
+        )
+
+    # ---- start, stop ----------------------------------------------------------------------------------
+
+    async def start(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
+        """Raises ``AgentFailed`` with the reason when it cannot be brought up, ``Timeout``."""
+        unit = self.unit(name)
+        if unit.life.state == "active":
+            return unit
+        unit.tell(Start(by_hand=True))
+        if wait:
+            await self._reach(unit, unit.generation, timeout_s, "start")
+        return unit
+
+    async def restart(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
+        """A new process, whatever the state was."""
+        unit = self.unit(name)
+        generation = unit.generation
+        unit.tell(Restarted())
+        if wait:
+            await self._reach(unit, generation, timeout_s, "restart")
+        return unit
+
+    async def stop(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
+        """No error when it is stopped already."""
+        unit = self.unit(name)
+        if unit.life.state == "inactive":
+            return unit
+        unit.tell(Stop())
+        if wait:
+            with trio.move_on_after(timeout_s):
+                while unit.life.state not in ("inactive", "failed"):
+                    await unit.wait_change()
+                return unit
+            raise Timeout(f"{name} has not stopped within {timeout_s:g} s; it goes on stopping")
+        return unit
+
+    async def _reach(self, unit: Unit, generation: int, timeout_s: float, verb: str) -> None:
+        with trio.move_on_after(timeout_s):
+            while True:
+                await unit.wait_change()
+                if unit.generation == generation:
+                    continue  # the old process is still on its way out
+                match unit.life.state:
+                    case "active":
+                        return
+                    case "failed" | "backoff" | "inactive":
+                        raise AgentFailed(
+                            f"{unit.name} did not {verb}: it {unit.life.reason}. "
+                            f"See its log: witsd agent logs {unit.name}",
+                            reason=unit.life.reason,
+                        )
+        raise Timeout(f"{unit.name} is still {unit.life.state} after {timeout_s:g} s")
+
+    # ---- work -----------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[Lease]:
+        """A live native agent, started if that is its way; it is not stopped as idle meanwhile.
+
+        Raises ``InvalidState`` when a person has stopped it, ``AgentFailed`` when it cannot come up.
+        """
+        unit = self.unit(name)
+        unit.lease()
+        try:
+            yield await self._live(unit)
+        finally:
+            unit.release()
+
+    async def _live(self, unit: Unit) -> Lease:
+        if unit.spec.start == "on_demand" and unit.life.state in ("inactive", "stopping"):
+            unit.tell(Start(by_hand=False))
+            if unit.life.state == "inactive":
+                await unit.wait_change()
+        while unit.life.state != "active" or unit.link is None:
+            match unit.life.state:
+                case "failed":
+                    raise AgentFailed(
+                        f"{unit.name} has failed: it {unit.life.reason}. Mend it, then: witsd agent start {unit.name}",
+                        reason=unit.life.reason,
+                    )
+                case "inactive":
+                    raise InvalidState(
+                        f"{unit.name} is stopped: witsd agent start {unit.name}", state="inactive"
+                    )
+            await unit.wait_change()
+        return Lease(unit, unit.link, unit.generation)
+
+    async def spawn_for_run(self, unit: Unit, cwd: Path | None) -> Process:
+        """A fresh process of a ``run_per_request`` agent. The caller ends and reaps it."""
+        shared = self.shared
+        run_dir = shared.run_root / unit.spec.name
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        env = build(
+            unit.spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env
+        )
+        folder = Path(unit.spec.cwd).expanduser()
+        return await spawn(shared.spawner, unit.spec.command, cwd=cwd or folder, env=env)
+
+    async def stop_all(self) -> None:
+        """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``."""
+        async with trio.open_nursery() as nursery:
+            for unit in list(self.units.values()):
+                nursery.start_soon(self._stop_for_shutdown, unit)
+
+    async def _stop_for_shutdown(self, unit: Unit) -> None:
+        unit.tell(Stop("the daemon is stopping"))
+        while unit.life.state not in ("inactive", "failed"):
+            await unit.wait_change()
+
+
+def _process_differs(before: AgentSpec, after: AgentSpec) -> bool:
+    return any(
+        getattr(before, field) != getattr(after, field)
+        for field in AgentSpec.__struct_fields__
+        if field not in _POLICY
+    )
+
+
+@attrs.frozen
+class Remembered:
+    """What the last daemon knew of an agent."""
+
+    life: Lifecycle
+    identity: Identity | None
+
+
+def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remembered]:
+    """The agents table as the last daemon left it, its times brought to this daemon's clock."""
+    found = {}
+    for name, state, reason, restarts, pid, start, boot, history in db.execute(
+        "SELECT name, state, reason, restarts, pid, start_time, boot_id, history FROM agents"
+    ):
+        exits = tuple(
+            min(now, now - (wall_us - t) / 1e6) for t in msgspec.json.decode(history, type=list[int])
+        )
+        # Only a failure outlives the daemon: what ran was ended by its death, which counts against nobody.
+        failed = state == "failed"
+        life = Lifecycle(
+            state="failed" if failed else "inactive",
+            reason=reason if failed else "",
+            restarts=restarts,
+            exits=exits,
+        )
+        found[name] = Remembered(life, Identity(pid, start, boot) if pid is not None else None)
+    return found
+
+
+@asynccontextmanager
+async def open_supervisor(
+    folder: Path, shared: Surroundings, first_run: Callable[[Path], None]
+) -> AsyncIterator[Supervisor]:
+    """Sweep what an earlier daemon left, load the definitions and run their units until the block ends.
+
+    ``first_run(folder)`` is called, off the loop, when there is no definition at all.
+    """
+    old = await shared.journal.store.read(
+        lambda db: remembered(db, shared.clock.monotonic(), shared.clock.wall_us())
+    )
+    swept = await trio.to_thread.run_sync(kill_marked, shared.mark)
+    alive = [n for n, r in old.items() if r.identity and is_same(r.identity)]
+    if swept or alive:
+        log.warning("supervise.swept processes=%d still_there=%s", swept, ",".join(alive) or "-")
+    shutil.rmtree(shared.run_root, ignore_errors=True)
+    found = await trio.to_thread.run_sync(definitions.load, folder)
+    if not found.specs and not found.errors:
+        await trio.to_thread.run_sync(first_run, folder)
+        found = await trio.to_thread.run_sync(definitions.load, folder)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reap_adopted)
+        supervisor = Supervisor(folder, shared, nursery, errors=found.errors)
+        stale = [name for name in old if name not in found.specs and name not in found.broken]
+        shared.journal.append_nowait(
+            statements=[("DELETE FROM agents WHERE name = ?", (name,)) for name in stale]
+        )
+        for error in found.errors:
+            log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
+        for name, spec in found.specs.items():
+            life = old[name].life if name in old else Lifecycle()
+            supervisor._apply(spec, life)
+        try:
+            yield supervisor
+        finally:
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,448 @@
+"""One agent under supervision: a task that feeds what happens to ``lifecycle.step`` and does what it says."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import msgspec
+import trio
+
+from witsd.journal.event import entry
+from witsd.journal.journal import Journal
+from witsd.supervise import environment
+from witsd.supervise.lifecycle import (
+    Broken,
+    Effect,
+    Elapsed,
+    Exited,
+    Input,
+    Lifecycle,
+    Ready,
+    Stop,
+    step,
+)
+from witsd.supervise.link import AgentLink, OpenLink
+from witsd.supervise.logs import Logs
+from witsd.supervise.process import Exit, Process, Spawner, SpawnError, spawn
+from witsd.values.actor import Actor
+from witsd.values.clock import Clock, rfc3339
+from witsd.values.errors import WitsdError
+from witsd.values.ids import AgentName, Ids
+from witsd.values.spec import AgentSpec
+from witsd.values.wire.agents import Agent, AgentHealth
+from witsd.values.wire.common import UNSET, Empty
+from witsd.values.wire.event_types import AgentHealthData, AgentLogData, AgentStateData
+from witsd.values.wire.native import (
+    AgentIdentity,
+    AgentInitializeParams,
+    AgentInitializeResult,
+    PingParams,
+    PingResult,
+)
+from witsd.values.wire.system import PROTOCOL_VERSION
+
+log = logging.getLogger("witsd.supervise")
+_encode = msgspec.json.Encoder().encode
+
+#: Once the leader is gone: how long its pipes may go on before they are closed, in seconds.
+_DRAIN_S = 1.0
+#: Rubbish on stdout is reported in the agent's stream at most this often; every line is in its log.
+_REPORT_EVERY_S = 60.0
+_UPSERT = (
+    "INSERT INTO agents(name, spec, state, health, reason, since_us, restarts, pid, start_time, boot_id, history) "
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(name) DO UPDATE SET spec = excluded.spec, state = excluded.state, "
+    "health = excluded.health, reason = excluded.reason, since_us = excluded.since_us, restarts = excluded.restarts, "
+    "pid = excluded.pid, start_time = excluded.start_time, boot_id = excluded.boot_id, history = excluded.history"
+)
+
+
+@attrs.frozen(kw_only=True)
+class Surroundings:
+    """What all units share."""
+
+    journal: Journal
+    logs: Logs
+    spawner: Spawner
+    open_link: OpenLink
+    clock: Clock
+    ids: Ids
+    jitter: Callable[[], float]
+    mark: str
+    socket: Path
+    run_root: Path
+    daemon_env: Mapping[str, str]
+    assistant_command: Sequence[str]
+
+
+@attrs.define(eq=False)
+class Unit:
+    """An agent and, while it has one, its process. ``run`` is its task; everything else just tells it."""
+
+    spec: AgentSpec
+    shared: Surroundings
+    life: Lifecycle = Lifecycle()
+    health: AgentHealth = "unknown"
+    process: Process | None = None
+    link: AgentLink | None = None
+    since_us: int = 0
+    #: Counts processes, so that what was said to one is known not to have reached the next.
+    generation: int = 0
+    #: Runs that hold it up; an on-demand agent with none is stopped after ``idle_stop_s``.
+    leases: int = 0
+    last_exit: str = ""
+    _idle_since: float = 0.0
+    _inbox: list[Input] = attrs.field(factory=list)
+    _told: trio.Event = attrs.field(factory=trio.Event)
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _reported: dict[str, float] = attrs.field(factory=dict)
+
+    @property
+    def name(self) -> AgentName:
+        return AgentName(self.spec.name)
+
+    @property
+    def has_process(self) -> bool:
+        """False for an exec agent that gets a process for each run."""
+        return not self.spec.run_per_request
+
+    def tell(self, event: Input) -> None:
+        """Something has happened or is wanted. Never waits; handled in order by the unit's task."""
+        self._inbox.append(event)
+        self._told.set()
+
+    async def wait_change(self) -> None:
+        """Return at the next change of state."""
+        await self._changed.wait()
+
+    def view(self) -> Agent:
+        """The agent as the wire shows it."""
+        life = self.life
+        return Agent(
+            name=self.spec.name,
+            kind=self.spec.kind,
+            state=life.state,
+            health=self.health,
+            since=rfc3339(self.since_us),
+            restarts=life.restarts,
+            spec=self.spec,
+            pid=self.process.pid if self.process else UNSET,
+            reason=life.reason or UNSET,
+        )
+
+    # ---- the unit's task ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Supervise until cancelled. Only ever one process: a new one is spawned after the last is reaped."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    self._handle(await self._next(), nursery)
+
+    def end(self) -> None:
+        """End the task; for a unit whose process is gone."""
+        self._scope.cancel()
+
+    async def _next(self) -> Input:
+        while not self._inbox:
+            self._told = trio.Event()
+            wake_at = self._wake_at()
+            with trio.move_on_at(trio.current_time() + max(0.0, wake_at - self.shared.clock.monotonic())):
+                await self._told.wait()
+            if self._inbox:
+                break
+            if self.life.deadline is not None and self.shared.clock.monotonic() >= self.life.deadline:
+                return Elapsed()
+            if self._is_idle():
+                return Stop("idle")
+        return self._inbox.pop(0)
+
+    def _wake_at(self) -> float:
+        if self.life.deadline is not None:
+            return self.life.deadline
+        if self.spec.start == "on_demand" and self.life.state == "active" and not self.leases:
+            return self._idle_since + self.spec.idle_stop_s
+        return math.inf
+
+    def _is_idle(self) -> bool:
+        return (
+            self.spec.start == "on_demand"
+            and self.life.state == "active"
+            and not self.leases
+            and self.shared.clock.monotonic() >= self._idle_since + self.spec.idle_stop_s
+        )
+
+    def lease(self) -> None:
+        self.leases += 1
+
+    def release(self) -> None:
+        self.leases -= 1
+        self._idle_since = self.shared.clock.monotonic()
+        self._told.set()  # the idle clock has started
+
+    def _handle(self, event: Input, nursery: trio.Nursery) -> None:
+        before = self.life
+        self.life, effects = step(
+            before, event, self.spec, self.shared.clock.monotonic(), self.shared.jitter()
+        )
+        if self.life.state != before.state:
+            self._idle_since = self.shared.clock.monotonic()
+            self.since_us = self.shared.clock.wall_us()
+        for effect in effects:
+            match effect:
+                case Effect.SPAWN:
+                    self.generation += 1
+                    if self.has_process:
+                        nursery.start_soon(self._live)
+                    else:
+                        self.tell(Ready())
+                case Effect.STOP:
+                    if self.process is not None:
+                        nursery.start_soon(self._stop, self.process)
+                    elif not self.has_process:
+                        self.tell(Exited("stopped", failure=False))
+                    # else: it is being forked right now; _live looks again once it is there
+        if (self.life.state, self.life.reason) != (before.state, before.reason):
+            log.info(
+                "agent.%s agent=%s reason=%s", self.life.state, self.name, self.life.reason or "-"
+            )
+            self.record(publish=True)
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def record(self, *, publish: bool) -> None:
+        """Write the row that a restarted daemon reads, with the event if there is something to tell."""
+        life, identity = self.life, self.process.identity if self.process else None
+        now, wall = self.shared.clock.monotonic(), self.shared.clock.wall_us()
+        # Monotonic times mean nothing to the next daemon: exits are kept in wall time.
+        history = [wall - int((now - t) * 1e6) for t in life.exits]
+        row = (
+            self.spec.name,
+            _encode(self.spec),
+            life.state,
+            self.health,
+            life.reason,
+            self.since_us,
+            life.restarts,
+            identity.pid if identity else None,
+            identity.start_time if identity else None,
+            identity.boot_id if identity else None,
+            _encode(history),
+        )
+        data = AgentStateData(
+            name=self.spec.name,
+            state=life.state,
+            restarts=life.restarts,
+            pid=identity.pid if identity else UNSET,
+            reason=life.reason or UNSET,
+        )
+        entries = (entry(f"agent:{self.name}", "agent.state", data),) if publish else ()
+        self.shared.journal.append_nowait(*entries, statements=((_UPSERT, row),))
+
+    # ---- one process ----------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        """One process from fork to reaping; its end is told exactly once."""
+        shared, spec = self.shared, self.spec
+        run_dir = shared.run_root / spec.name
+        env = environment.build(
+            spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env
+        )
+        command = list(spec.command) if spec.kind != "assistant" else list(shared.assistant_command)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            process = await spawn(
+                shared.spawner, command, cwd=Path(spec.cwd).expanduser(), env=env
+            )
+        except (SpawnError, OSError) as error:
+            self.last_exit = str(error)
+            await shared.logs.of(spec.name).write("witsd", [str(error).encode()])
+            self.tell(Exited(str(error), failure=True))
+            return
+        self.process = process
+        self.record(publish=False)  # its identity, before it can leave anything behind
+        exit_status: Exit | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._copy, process.stderr, "stderr")
+                if spec.kind == "exec":
+                    nursery.start_soon(self._copy, process.stdout, "stdout")
+                    nursery.start_soon(self._ready_after)
+                else:
+                    nursery.start_soon(self._talk, process)
+                if self.life.state == "stopping":  # it was stopped while being forked
+                    nursery.start_soon(self._stop, process)
+                exit_status = await process.watch()
+                # Whoever is left of its group goes now, while the zombie keeps the number ours.
+                process.signal_group(signal.SIGKILL)
+                # What it wrote last is still in the pipes; a grandchild may hold them open for ever.
+                nursery.cancel_scope.deadline = trio.current_time() + _DRAIN_S
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                if exit_status is None:  # we are being cancelled
+                    process.signal_group(signal.SIGKILL)
+                    exit_status = await process.watch()
+                await process.aclose_pipes()
+            process.reap()
+            self.process = None
+            self.link = None
+            self.last_exit = str(exit_status) if exit_status else "did not end"
+            self._set_health("unknown")
+            shutil.rmtree(run_dir, ignore_errors=True)
+        self.tell(Exited(str(exit_status), failure=not exit_status.clean))
+
+    async def _ready_after(self) -> None:
+        await trio.sleep(self.spec.ready.after_s)
+        self.tell(Ready())
+
+    async def _talk(self, process: Process) -> None:
+        """Speak the protocol with a native agent until its stdout ends."""
+        shared, spec = self.shared, self.spec
+        actor = Actor(kind="agent", label=f"agent:{self.name}", agent=self.name, grants=spec.grants)
+        stream = trio.StapledStream(process.stdin, process.stdout)
+        rubbish: list[bytes] = []
+        ended = False
+        async with trio.open_nursery() as nursery:
+            async with shared.open_link(stream, actor, rubbish.append) as link:
+                nursery.start_soon(self._log_rubbish, rubbish)
+                try:
+                    result = await link.request(
+                        "initialize", self._introduction(), AgentInitializeResult
+                    )
+                    if result.protocol_version != PROTOCOL_VERSION:
+                        self.tell(Broken(f"speaks protocol {result.protocol_version!r}, not '1'"))
+                    self.link = link
+                    self._set_health("ok")
+                    self.tell(Ready())
+                    nursery.start_soon(self._prove_life, link)
+                except WitsdError as error:
+                    self.tell(Broken(f"answered initialize with an error: {error.message}"))
+                except trio.BrokenResourceError:
+                    ended = True
+                if not ended:
+                    await link.wait_closed()
+            self.link = None
+            await self._flush_rubbish(rubbish)
+            nursery.cancel_scope.cancel()
+        # Without stdout it cannot be spoken to. If it is about to exit anyway, the exit says more.
+        with trio.move_on_after(_DRAIN_S):
+            await process.exited.wait()
+            return
+        self.tell(Broken("closed its stdout but went on running"))
+
+    def _introduction(self) -> AgentInitializeParams:
+        spec = self.spec
+        return AgentInitializeParams(
+            protocol_version=PROTOCOL_VERSION,
+            agent=AgentIdentity(
+                name=spec.name,
+                kind=spec.kind,
+                description=spec.description,
+                options=spec.options,
+                stream=spec.stream,
+            ),
+            run_dir=str(self.shared.run_root / spec.name),
+            grants=spec.grants,
+        )
+
+    async def _prove_life(self, link: AgentLink) -> None:
+        """Ask the agent's work loop for a nonce, again and again; one that does not answer is ``hung``."""
+        health = self.spec.health
+        while health.interval_s:
+            await trio.sleep(health.interval_s)
+            nonce = self.shared.ids.new("nonce")
+            try:
+                answer = await link.request(
+                    "ping", PingParams(nonce=nonce), PingResult, timeout_s=health.timeout_s
+                )
+                alive = answer.nonce == nonce
+            except WitsdError:
+                alive = False
+            except trio.BrokenResourceError:
+                return
+            self._set_health("ok" if alive else "hung")
+            if not alive and health.action == "restart":
+                self.tell(Broken(f"did not answer a ping within {health.timeout_s:g} s"))
+                return
+
+    def _set_health(self, health: AgentHealth) -> None:
+        if health == self.health:
+            return
+        self.health = health
+        data = AgentHealthData(name=self.spec.name, health=health)
+        self.shared.journal.append_nowait(
+            entry(f"agent:{self.name}", "agent.health", data),
+            statements=(("UPDATE agents SET health = ? WHERE name = ?", (health, self.spec.name)),),
+        )
+
+    async def _stop(self, process: Process) -> None:
+        """Ask, then insist: what ``[stop] grace_s`` bounds, from the first word to SIGKILL."""
+        grace = self.spec.stop.grace_s
+        with trio.move_on_after(grace / 2 if self.link is not None else 0):
+            if self.link is not None:
+                try:
+                    await self.link.request("shutdown", Empty(), Empty)
+                except (WitsdError, trio.BrokenResourceError):
+                    pass  # it is told again by its stdin closing
+                await process.stdin.aclose()
+                await process.exited.wait()
+                return
+        process.signal_group(signal.SIGTERM)
+        with trio.move_on_after(grace / 2 if self.link is not None else grace):
+            await process.exited.wait()
+            return
+        log.warning("agent.killed agent=%s after_s=%g", self.name, grace)
+        process.signal_group(signal.SIGKILL)
+
+    # ---- what it writes -------------------------------------------------------------------------------
+
+    async def _copy(self, stream: trio.lowlevel.FdStream, source: str) -> None:
+        """Keep every line of a pipe. A child that writes faster than that waits for its pipe."""
+        sink = self.shared.logs.of(self.spec.name)
+        rest = b""
+        try:
+            while data := await stream.receive_some(64 << 10):
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > 64 << 10:  # no newline in sight: keep it in pieces
+                    lines.append(rest)
+                    rest = b""
+                if lines:
+                    await sink.write(source, lines)
+        except (trio.ClosedResourceError, trio.BrokenResourceError, OSError):
+            pass
+        if rest:
+            await sink.write(source, [rest])
+
+    async def _log_rubbish(self, rubbish: list[bytes]) -> None:
+        while True:
+            await trio.sleep(0.2)
+            await self._flush_rubbish(rubbish)
+
+    async def _flush_rubbish(self, rubbish: list[bytes]) -> None:
+        if not rubbish:
+            return
+        lines, rubbish[:] = list(rubbish), []
+        await self.shared.logs.of(self.spec.name).write("stdout", lines)
+        self.warn(
+            "rubbish",
+            "writes lines to stdout that are not JSON-RPC; they are kept in its log. Print to stderr instead",
+            len(lines),
+        )
+
+    def warn(self, what: str, text: str, count: int = 1) -> None:
+        """Put a warning into the agent's stream, each kind of it at most once a minute."""
+        now = self.shared.clock.monotonic()
+        if now - self._reported.get(what, -math.inf) < _REPORT_EVERY_S:
+            return
+        self._reported[what] = now
+        data = AgentLogData(name=self.spec.name, level="warning", text=text, count=count)
+        self.shared.journal.append_nowait(entry(f"agent:{self.name}", "agent.log", data))
+
+
+__all__ = ["Surroundings", "Unit"]

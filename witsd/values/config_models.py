@@ -1,0 +1,94 @@
+"""The model section of the settings: ``[models]`` and each ``[providers.NAME]`` of ``witsd.toml``.
+
+No key is ever here, only where to find one: a value of these classes may be logged and shown.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+from urllib.parse import urlsplit
+
+import attrs
+
+ProviderKind = Literal["openai", "offline", "scripted"]
+
+#: A provider's name comes before the ``/`` in ``provider/model``, so it may hold none itself.
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+#: systemd's own rule for the name of a credential, and what keeps it inside its folder.
+_CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@attrs.frozen(kw_only=True)
+class ProviderConfig:
+    """One place that answers model calls.
+
+    ``openai``: any server with OpenAI's ``/chat/completions``; ``base_url`` ends before that path
+    (empty: OpenAI's own). Its key is read from the first of ``api_key_file`` (mode 0600),
+    ``api_key_credential`` (a name in ``$CREDENTIALS_DIRECTORY``) and ``api_key_env`` that is given;
+    with none of them no key is sent, except that an empty ``base_url`` means ``OPENAI_API_KEY``.
+    ``models``: the first is the provider's default; empty means: ask the server which it has.
+    ``scripted``: plays the file ``script``. ``timeout_s``: the longest silence to bear from the server;
+    ``connect_timeout_s``: to be connected; ``retries``: how often a call is tried again.
+    ``streams = false``: never ask the server for a stream.
+    Raises ``ValueError`` naming the field.
+    """
+
+    name: str
+    kind: ProviderKind
+    base_url: str = ""
+    api_key_file: str = ""
+    api_key_env: str = ""
+    api_key_credential: str = ""
+    models: tuple[str, ...] = ()
+    script: str = ""
+    timeout_s: float = 120
+    connect_timeout_s: float = 10
+    retries: int = 2
+    streams: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"`name`: {self.name!r} is no provider name (a-z 0-9 _ . - only)")
+        if self.base_url:
+            _check_base_url(self.base_url)
+        if self.kind == "scripted" and not self.script:
+            raise ValueError(f"`script` is required for the scripted provider {self.name!r}")
+        if self.api_key_credential and not _CREDENTIAL.fullmatch(self.api_key_credential):
+            raise ValueError("`api_key_credential` is the plain name of a credential, not a path")
+        if self.api_key_env and not _VARIABLE.fullmatch(self.api_key_env):
+            # Not quoted: what was put here by mistake may well be the key.
+            raise ValueError("`api_key_env` is the name of an environment variable, never the key itself")
+        if not all(self.models):
+            raise ValueError("`models` holds an empty name")
+        for field, value in (("timeout_s", self.timeout_s), ("connect_timeout_s", self.connect_timeout_s)):
+            if not 0 < value <= 3600:
+                raise ValueError(f"`{field}` must be above 0 and at most 3600 seconds")
+        if not 0 <= self.retries <= 10:
+            raise ValueError("`retries` must be from 0 to 10")
+
+
+@attrs.frozen(kw_only=True)
+class ModelsConfig:
+    """``default``: what ``auto`` means: a model by name, or ``auto`` for the first that is available."""
+
+    default: str = "auto"
+    providers: tuple[ProviderConfig, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        names = [provider.name for provider in self.providers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"`providers`: {name!r} is there twice")
+
+
+def _check_base_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("`base_url` must carry no user or password: use api_key_file or api_key_env")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"`base_url`: {url!r} is no http:// or https:// URL")
+    if parts.query or parts.fragment:
+        raise ValueError("`base_url` ends before any ? or #")
+    _ = parts.port  # raises ValueError when it is no number
