@@ -11,10 +11,9 @@ import enum
 import keyword
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, cast
 
-import attrs
 import msgspec
 
 from witsd.rpc import schema
@@ -139,7 +138,8 @@ class _Names:
         for name, words in self._aliases.items():
             line = f"    {name} = Literal[{', '.join(map(_quote, words))}]\n"
             if len(line) > 110:
-                line = f"    {name} = Literal[\n" + "".join(f"        {_quote(w)},\n" for w in words) + "    ]\n"
+                rows = "".join(f"        {_quote(word)},\n" for word in words)
+                line = f"    {name} = Literal[\n{rows}    ]\n"
             lines.append(line)
         lines.append("else:\n")
         lines += [f"    {name} = str\n" for name in self._aliases]
@@ -214,25 +214,6 @@ def _doc(text: str, indent: str) -> str:
     return f'{indent}"""' + f"\n{indent}".join(lines) + f'\n{indent}"""\n'
 
 
-def _defaults(cls: type) -> dict[str, Any]:
-    """Field name -> default, or ``msgspec.NODEFAULT`` for a required one; factories are called."""
-    found: dict[str, Any] = {}
-    if issubclass(cls, msgspec.Struct):
-        for field in msgspec.structs.fields(cls):
-            made = field.default_factory
-            found[field.name] = made() if made is not msgspec.NODEFAULT else field.default
-        return found
-    for attribute in attrs.fields(cast(Any, cls)):
-        default: Any = attribute.default
-        if default is attrs.NOTHING:
-            found[attribute.name] = msgspec.NODEFAULT
-        elif isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-            found[attribute.name] = cast(Callable[[], Any], default.factory)()
-        else:
-            found[attribute.name] = default
-    return found
-
-
 def _value(value: Any) -> str:
     """A default as source."""
     if value is msgspec.UNSET:
@@ -240,9 +221,9 @@ def _value(value: Any) -> str:
     if isinstance(value, str):
         return _quote(value)
     if schema.is_object(type(value)):
-        defaults = _defaults(type(value))
-        given = {name: getattr(value, name) for name in defaults}
-        shown = [f"{name}={_value(v)}" for name, v in given.items() if v != defaults[name]]
+        defaults = schema.defaults(type(value))
+        given = {name: getattr(value, name) for name in schema.fields(type(value))}
+        shown = [f"{n}={_value(v)}" for n, v in given.items() if n not in defaults or v != defaults[n]]
         return f"{type(value).__name__}({', '.join(shown)})"
     if value is None or value in ((), {}) or isinstance(value, (bool, int, float)):
         return repr(value)
@@ -250,7 +231,7 @@ def _value(value: Any) -> str:
 
 
 def _struct(cls: type, names: _Names) -> str:
-    hints, defaults, comments = schema.hints(cls), _defaults(cls), schema.comments(cls)
+    hints, defaults, comments = schema.hints(cls), schema.defaults(cls), schema.comments(cls)
     # What names its version says so always: left out, it would mean the reader's version.
     options = ["frozen=True", "kw_only=True"]
     if "protocol_version" not in hints:
@@ -258,13 +239,16 @@ def _struct(cls: type, names: _Names) -> str:
     if cls in schema.ITEM_TYPES:
         config = cast(type[msgspec.Struct], cls).__struct_config__
         options += [f"tag_field={_quote(config.tag_field)}", f"tag={_quote(config.tag)}"]
-    lines = [f"\n\nclass {cls.__name__}(Struct, {', '.join(options)}):\n"]
+    head = f"class {cls.__name__}(Struct, {', '.join(options)}):"
+    if len(head) > 110:
+        head = f"class {cls.__name__}(\n    Struct, {', '.join(options)}\n):"
+    lines = [f"\n\n{head}\n"]
     doc = _doc(schema.summary(cls), "    ")
     lines.append(doc + "\n" if doc and hints else doc)
-    for name in sorted(hints, key=lambda name: defaults[name] is not msgspec.NODEFAULT):
+    for name in sorted(hints, key=lambda name: name in defaults):
         if name in comments:
             lines.append(f"    #: {comments[name]}\n")
-        default = "" if defaults[name] is msgspec.NODEFAULT else f" = {_value(defaults[name])}"
+        default = f" = {_value(defaults[name])}" if name in defaults else ""
         lines.append(f"    {name}: {names.hint(hints[name])}{default}\n")
     if not hints and not doc:
         lines.append("    pass\n")
@@ -278,7 +262,8 @@ def _item_union() -> str:
 
 def _event_types() -> str:
     rows = "".join(f"    {_quote(name)}: {cls.__name__},\n" for name, cls in EVENT_TYPES.items())
-    return f"\n#: Event type -> the shape of the event's ``data``.\nEVENT_TYPES: dict[str, type[Struct]] = {{\n{rows}}}\n"
+    comment = "\n#: Event type -> the shape of the event's ``data``.\n"
+    return f"{comment}EVENT_TYPES: dict[str, type[Struct]] = {{\n{rows}}}\n"
 
 
 def _error(cls: type[WitsdError]) -> str:
@@ -310,8 +295,8 @@ def _api(own: Iterable[Method], nouns: tuple[str, ...], names: _Names) -> str:
 
 def _method(method: Method, names: _Names) -> str:
     verb = _python_name(method.name.replace(".", "/").rpartition("/")[2])
-    hints, defaults = schema.hints(method.params), _defaults(method.params)
-    required = [name for name in hints if defaults[name] is msgspec.NODEFAULT]
+    hints, defaults = schema.hints(method.params), schema.defaults(method.params)
+    required = [name for name in hints if name not in defaults]
     optional = [name for name in hints if name not in required]
     result = names.hint(method.result)
     arguments = [f"{_python_name(name)}: {names.hint(hints[name], argument=True)}" for name in required]

@@ -18,11 +18,13 @@ import msgspec
 
 from witsd.rpc.methods import Method, Services, method_table
 from witsd.values import items as i
+from witsd.values.errors import WitsdError, error_types
 from witsd.values.wire import events as e
 from witsd.values.wire import native as n
 from witsd.values.wire.common import Empty
 from witsd.values.wire.event_types import EVENT_TYPES
 from witsd.values.wire.notify import CancelledNotification, ProgressNotification
+from witsd.values.wire.system import PROTOCOL_VERSION
 
 Direction = Literal["to_client", "to_daemon", "to_agent", "both"]
 
@@ -60,7 +62,8 @@ NATIVE = (
     Message("shutdown", "to_agent", Empty, Empty, "Finish and exit"),
     Message("notifications/session_closed", "to_agent", n.SessionClosedNotification, None,
             "A conversation is over"),
-    Message("notifications/item", "to_daemon", n.ItemNotification, None, "Insert or replace an item of a run"),
+    Message("notifications/item", "to_daemon", n.ItemNotification, None,
+            "Insert or replace an item of a run"),
     Message("notifications/delta", "to_daemon", n.DeltaNotification, None, "Append to an item's text"),
 )
 
@@ -92,6 +95,24 @@ def fields(cls: type) -> tuple[str, ...]:
     if issubclass(cls, msgspec.Struct):
         return cls.__struct_encode_fields__
     return tuple(field.name for field in attrs.fields(cast(Any, cls)))
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """Field name -> default, of the fields that may be left out; factories are called."""
+    found: dict[str, Any] = {}
+    if issubclass(cls, msgspec.Struct):
+        for field in msgspec.structs.fields(cls):
+            if field.default_factory is not msgspec.NODEFAULT:
+                found[field.name] = field.default_factory()
+            elif field.default is not msgspec.NODEFAULT:
+                found[field.name] = field.default
+        return found
+    for attribute in attrs.fields(cast(Any, cls)):
+        default: Any = attribute.default
+        if default is not attrs.NOTHING:
+            made = isinstance(default, attrs.Factory)  # type: ignore[arg-type]
+            found[attribute.name] = default.factory() if made else default
+    return found
 
 
 @functools.cache
@@ -149,3 +170,99 @@ def related(types: Iterable[type]) -> tuple[type, ...]:
     for cls in types:
         visit(cls)
     return tuple(ordered)
+
+
+@functools.cache
+def openrpc() -> dict[str, Any]:
+    """The OpenRPC 1.4 document. Built at the first call; the caller must not change it.
+
+    Beside the standard's own fields a method says ``x-scope`` (what a token needs; absent where any
+    caller may), ``x-agents`` (agents may call it, within their grants), ``x-mutates`` (audited) and
+    ``x-anonymous``. ``x-witsd-notifications``, ``x-witsd-agent`` and ``x-witsd-events`` hold what
+    OpenRPC has no place for: every entry's ``params``, ``result`` and ``data`` is a schema.
+    """
+    schemas = component_schemas()
+    return {
+        "openrpc": "1.4.0",
+        "info": {
+            "title": "witsd",
+            "version": PROTOCOL_VERSION,
+            "description": "JSON-RPC 2.0 in both directions over a Unix socket, a WebSocket, HTTP and an "
+            "agent's stdio. Params the server does not know are ignored.",
+            "license": {"name": "MIT"},
+        },
+        "methods": [_method(method, schemas) for method in methods().values()],
+        "components": {"schemas": schemas, "errors": {cls.__name__: error(cls) for cls in error_types()}},
+        "x-witsd-notifications": [_message(message) for message in NOTIFICATIONS],
+        "x-witsd-agent": [_message(message) for message in NATIVE],
+        "x-witsd-events": {name: _ref(cls) for name, cls in EVENT_TYPES.items()},
+    }
+
+
+def component_schemas() -> dict[str, dict[str, Any]]:
+    """Class name -> JSON Schema of every wire type, in the order of their names."""
+    classes = related(wire_types())
+    _, found = msgspec.json.schema_components(classes, ref_template=REF)
+    for cls in classes:
+        properties = found[cls.__name__].get("properties", {})
+        for field, text in comments(cls).items():
+            own = properties[field]
+            # In draft 7, OpenRPC's, what stands beside a $ref does not count: wrap it.
+            own = {"allOf": [own]} if "$ref" in own else own
+            properties[field] = own | {"description": text}
+        if text := summary(cls):
+            found[cls.__name__]["description"] = text
+    return dict(sorted(found.items()))
+
+
+def error(cls: type[WitsdError]) -> dict[str, Any]:
+    """An error type as OpenRPC shapes it."""
+    data = {"name": cls.name, "retryable": cls.retryable}
+    return {"code": cls.code, "message": summary(cls) or cls.name.replace("_", " "), "data": data}
+
+
+def _ref(cls: type) -> dict[str, str]:
+    return {"$ref": REF.format(name=cls.__name__)}
+
+
+def _method(method: Method, schemas: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    shape = schemas[method.params.__name__]
+    required = set(shape.get("required", ()))
+    params: list[dict[str, Any]] = []
+    for name, own in shape.get("properties", {}).items():
+        param = {"name": name, "required": name in required, "schema": own}
+        if text := own.get("description"):
+            param["description"] = text
+        params.append(param)
+    result = {"type": "object"} if method.result is dict else _ref(method.result)
+    noun = method.name.rpartition("/")[0]
+    document: dict[str, Any] = {
+        "name": method.name,
+        "summary": method.summary,
+        "paramStructure": "either",
+        "params": params,
+        "result": {"name": "result", "schema": result},
+        "x-params": _ref(method.params),
+        "x-agents": method.agents,
+        "x-mutates": method.mutates,
+        "x-anonymous": method.anonymous,
+    }
+    if text := summary(method.params):
+        document["description"] = text
+    if noun:
+        document["tags"] = [{"name": noun}]
+    if method.scope is not None:
+        document["x-scope"] = method.scope.value
+    return document
+
+
+def _message(message: Message) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": message.name,
+        "summary": message.summary,
+        "direction": message.direction,
+        "params": _ref(message.params),
+    }
+    if message.result is not None:
+        document["result"] = _ref(message.result)
+    return document

@@ -433,7 +433,9 @@ class ApprovalItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     decision: str = ""
 
 
-class InputRequestItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="input_request"):
+class InputRequestItem(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="input_request"
+):
     """A question to a person; ``response`` once ``runs/respond`` has answered it."""
 
     item_id: str
@@ -509,7 +511,6 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage
     created_at: str
     session_id: str | UnsetType = UNSET
-    parent_run_id: str | UnsetType = UNSET
     output: Any = UNSET
     error: ErrorInfo | UnsetType = UNSET
     #: Why it was cancelled or interrupted.
@@ -1057,7 +1058,6 @@ class RunQueuedData(Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent: str
     input: RunInput
     session_id: str | UnsetType = UNSET
-    parent_run_id: str | UnsetType = UNSET
 
 
 class RunStartedData(Struct, frozen=True, kw_only=True, omit_defaults=True):
