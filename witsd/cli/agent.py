@@ -9,6 +9,7 @@ import click
 
 from witsd.cli.base import Noun, agent_argument
 from witsd.cli.connect import Failed, call, pages, run
+from witsd.cli.connect import follow as forever
 from witsd.cli.output import dotted, emit_json, emit_json_line, fields, say, table
 from witsd.cli.text import clock_time, neutral, one_line, when
 
@@ -201,7 +202,7 @@ def agent_logs(name: str, follow: bool, tail: int, as_json: bool) -> None:
                 line = {"seq": event.get("seq"), "time": event["time"], **event["data"]}
                 _say_log(line, as_json)
 
-    run(show, until_interrupted=follow)
+    (forever if follow else run)(show)
 
 
 def _say_log(line: dict[str, Any], as_json: bool) -> None:

@@ -24,7 +24,8 @@ class Verb(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if any(isinstance(p, click.Argument) and p.nargs == -1 for p in self.params):
-                error.message += " (put `--` before words that are not options of witsd)"
+                hint = " Put `--` before words that are not options of witsd."
+                raise click.UsageError(error.format_message() + hint, ctx) from None
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -32,7 +33,7 @@ class Verb(click.Command):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except Exception as error:  # the boundary of the command line: `report` re-raises bugs
+        except Exception as error:  # noqa: BLE001  the boundary of the command line; `report` re-raises bugs
             from witsd.cli.connect import report
 
             ctx.exit(report(error, as_json=bool(ctx.params.get("as_json"))))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from witsd.cli.base import FAILED, NO_DAEMON
@@ -50,27 +49,27 @@ class Failed(Exception):
         self.status = status
 
 
-@asynccontextmanager
-async def open_client(timeout_s: float = 10) -> AsyncIterator[Client]:
-    """A connection to the daemon of this environment."""
-    from witsd_client import connect
-
-    async with connect() as client:
-        yield client
-
-
 def run(main: Callable[[Client], Awaitable[T]]) -> T:
     """Run ``main`` with a connection to the daemon, under trio; its own exception comes out bare."""
     import trio
+    from witsd_client import connect
 
     async def connected() -> T:
-        async with open_client() as client:
+        async with connect() as client:
             return await main(client)
 
     try:
         return trio.run(connected)
     except BaseExceptionGroup as group:
         raise bare(group) from None
+
+
+def follow(main: Callable[[Client], Awaitable[None]]) -> None:
+    """``run`` for what goes on until Ctrl-C, which is then its regular end."""
+    try:
+        run(main)
+    except KeyboardInterrupt:
+        return
 
 
 def call(method: str, params: Mapping[str, Any] | None = None) -> Any:
@@ -119,25 +118,23 @@ def report(error: Exception, *, as_json: bool) -> int:
 
     Raises ``error`` again when it is none that a caller can be expected to meet: that is a bug.
     """
-    from witsd_client.errors import ConnectionLost, DaemonNotRunning, WitsdError
+    from witsd_client.errors import ClientError, ConnectionLost, DaemonNotRunning, WitsdError
 
     if isinstance(error, DaemonNotRunning):
-        from witsd_client.paths import find_paths
-
-        where = str(find_paths().socket)
-        failed = Failed(
-            f"no daemon answers at {where}", hint="start it: `witsd up`", status=NO_DAEMON
-        )
-        return _print(failed, as_json, {"name": "no_daemon", "socket": where})
-    if isinstance(error, ConnectionLost):
-        failed = Failed("the connection to the daemon was lost", hint="is it still up? `witsd status`")
-        return _print(failed, as_json, {"name": "connection_lost"})
+        reason = f" ({error.reason})" if error.reason else ""
+        message = f"no daemon answers at {error.target}{reason}; start it: `witsd up`"
+        details = {"name": "no_daemon", "target": error.target}
+        return _print(Failed(message, status=NO_DAEMON), as_json, details)
     if isinstance(error, Failed):
         return _print(error, as_json, {})
     if isinstance(error, WitsdError):
-        data = error.data if isinstance(error.data, dict) else {}
-        failed = Failed(error.message, hint=hint_for(error.code, data))
-        return _print(failed, as_json, {"code": error.code, "data": data})
+        failed = Failed(error.message, hint=hint_for(error.code, error.data))
+        return _print(failed, as_json, {"code": error.code, "data": dict(error.data)})
+    if isinstance(error, ConnectionLost):
+        failed = Failed(str(error), hint="is the daemon still up? `witsd status`")
+        return _print(failed, as_json, {"name": "connection_lost"})
+    if isinstance(error, ClientError):
+        return _print(Failed(str(error)), as_json, {})
     raise error
 
 
@@ -163,11 +160,11 @@ def hint_for(code: int, data: Mapping[str, Any]) -> str:
 
 def _near_agents(name: str) -> list[str]:
     """Agents whose names resemble ``name``; all of them when there are few and none does."""
-    from witsd_client.errors import WitsdError
+    from witsd_client.errors import ClientError
 
     try:
         names = [agent["name"] for agent in pages("agents/list", {}, None)]
-    except (WitsdError, OSError):
+    except ClientError:
         return []  # the first error is the one to show
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return near or (names if len(names) <= 3 else [])
@@ -178,8 +175,7 @@ def _print(failed: Failed, as_json: bool, details: Mapping[str, Any]) -> int:
     if as_json:
         say(to_json({"error": {"message": failed.message, **details}}), err=True)
         return failed.status
-    text = f"witsd: {neutral(failed.message)}"
-    say(f"{text}; {failed.hint}" if failed.status == NO_DAEMON else text, err=True)
-    if failed.hint and failed.status != NO_DAEMON:
+    say(f"witsd: {neutral(failed.message)}", err=True)
+    if failed.hint:
         say(f"       {one_line(failed.hint)}", err=True)
     return failed.status

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def _become_daemon(*args: str) -> NoReturn:
     """Replace this process with the daemon's, so that it keeps the pid a service manager knows."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "witsd.daemon", *args])
+    os.execv(sys.executable, [sys.executable, "-m", "witsd.daemon", *args])  # noqa: S606  no shell is the point
 
 
 @click.command(
     cls=Verb,
-    context_settings={"ignore_unknown_options": True, "help_option_names": ["-h"]},
+    context_settings={"ignore_unknown_options": True},
     add_help_option=False,
 )
 @click.argument("settings", nargs=-1, type=click.UNPROCESSED)

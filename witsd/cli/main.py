@@ -59,11 +59,13 @@ class Root(base.Noun):
 
 
 def version() -> str:
-    """The version of the installed distribution."""
+    """The version of the installed distribution; from a source tree that of its client, which is the same."""
     try:
         return metadata.version("witsd")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"
+    except metadata.PackageNotFoundError:
+        from witsd_client import __version__
+
+        return __version__
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

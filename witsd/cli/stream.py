@@ -78,9 +78,12 @@ class RunPrinter:
         """None when the run has completed, otherwise what to tell."""
         return outcome_error(self.status or "interrupted", self.end)
 
-    def break_line(self) -> None:
-        """End the line in progress, before something else is printed."""
-        self._end_line()
+    def failure_text(self) -> str:
+        """How the run ended in a few words; empty when it completed. Needs no connection."""
+        if self.status == "completed":
+            return ""
+        error = self.end.get("error") or {}
+        return one_line(f"{self.status or 'no answer'}: {error.get('message') or self.end.get('reason', '')}")
 
     def _item(self, item: dict[str, Any], *, done: bool) -> None:
         item_id, kind = item["item_id"], item["type"]
@@ -180,7 +183,6 @@ async def watch(client: Client, run_id: str, sink: Callable[[dict[str, Any]], Aw
 
 async def _cancel_on_interrupt(client: Client, run_id: str, signals: Any, scope: trio.CancelScope) -> None:
     import trio
-
     from witsd_client.errors import WitsdError
 
     async def cancel() -> None:

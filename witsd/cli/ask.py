@@ -1,0 +1,137 @@
+"""``witsd ask``: one question, the answer streamed as it is produced."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from witsd.cli.base import Verb, agent_argument
+from witsd.cli.connect import Failed, run
+from witsd.cli.output import emit_json_line, is_tty, note, say
+from witsd.cli.stream import RunPrinter, answer_value, watch
+from witsd.cli.text import neutral
+
+if TYPE_CHECKING:
+    from witsd_client.client import Client
+
+#: What a pipe brings must fit one message to the daemon, which takes 4 MiB.
+STDIN_MAX_BYTES = 3 * 1024 * 1024
+#: A pipe that nothing comes out of may be one our caller forgot to close: do not hang on it.
+STDIN_WAIT_S = 3.0
+
+
+@click.command(cls=Verb)
+@agent_argument("agent")
+@click.argument("text", nargs=-1)
+@click.option("--session", "session_id", metavar="ID", help="Go on with this session.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show the model, tools and other items.")
+def ask(agent: str, text: tuple[str, ...], session_id: str | None, verbose: bool, as_json: bool) -> None:
+    """Ask AGENT; TEXT is what to say. Ctrl-C cancels.
+
+    What is piped in goes along as an attachment, or is the text when there is none; `-` in TEXT waits
+    for it however long it takes. With --json the run's events come as JSON Lines; the last one says
+    how it ended.
+
+    \b
+    witsd ask digest README.md
+    git diff | witsd ask assistant "Review this" -
+    """
+    words, attachment = _said(text)
+    prompt: dict[str, Any] = {"text": words, "cwd": os.getcwd()}
+    if attachment:
+        prompt["attachments"] = [{"name": "stdin", "text": attachment}]
+    printer = RunPrinter(_ignore if as_json else None, verbose=verbose and not as_json)
+
+    async def go(client: Client) -> None:
+        session = session_id or (await client.call("sessions/create", {"agent": agent}))["session_id"]
+        if session_id:
+            await _check_agent(client, session_id, agent)
+        started = await client.call("sessions/prompt", {"session_id": session, **prompt})
+        run_id = started["run_id"]
+
+        async def sink(event: dict[str, Any]) -> None:
+            if as_json:
+                emit_json_line(event)
+            printer.feed(event)
+            if printer.question is not None and event["type"] == "input.requested":
+                await _answer(client, run_id, printer.question)
+
+        await watch(client, run_id, sink)
+
+    run(go)
+    failure = printer.failure()
+    if failure is not None:
+        raise failure
+
+
+def _ignore(_text: str) -> None:
+    """With --json the events are the result."""
+
+
+async def _check_agent(client: Client, session_id: str, agent: str) -> None:
+    found = await client.call("sessions/get", {"session_id": session_id})
+    if found["agent"] != agent:
+        raise Failed(
+            f"session {session_id} is with {found['agent']}, not {agent}",
+            hint=f"witsd ask {found['agent']} --session {session_id} ...",
+        )
+
+
+async def _answer(client: Client, run_id: str, question: dict[str, Any]) -> None:
+    """Let the person at the terminal answer the agent; without one, say how it is done from elsewhere."""
+    import trio
+
+    say(neutral(question["message"]), err=True)
+    if not (is_tty(sys.stdin) and is_tty(sys.stderr)):
+        note(
+            f"the agent waits for an answer: witsd rpc runs/respond "
+            f'\'{{"run_id": "{run_id}", "request_id": "{question["request_id"]}", "response": ...}}\''
+        )
+        return
+    await trio.lowlevel.wait_readable(0)
+    line = os.read(0, 65_536).decode(errors="replace").rstrip("\n")
+    response = answer_value(line, question.get("schema"))
+    params = {"run_id": run_id, "request_id": question["request_id"], "response": response}
+    await client.call("runs/respond", params)
+
+
+def _said(words: tuple[str, ...]) -> tuple[str, str]:
+    """The text and what was piped in beside it."""
+    explicit = "-" in words
+    text = " ".join(word for word in words if word != "-")
+    piped = _stdin(wait=explicit or not text) if explicit or not is_tty(sys.stdin) else ""
+    if not text:
+        if not piped.strip():
+            raise click.UsageError('nothing to ask: witsd ask AGENT "TEXT", or pipe the text in')
+        return piped, ""
+    return text, piped
+
+
+def _stdin(*, wait: bool) -> str:
+    """What standard input holds, as text.
+
+    Unless ``wait``, a pipe that stays silent for ``STDIN_WAIT_S`` is left alone, with a remark.
+    Raises ``Failed`` when there is more than one message can carry.
+    """
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:  # closed
+        return ""
+    if stat.S_ISCHR(mode) and not os.isatty(0):
+        return ""  # /dev/null and its like
+    if not wait and not stat.S_ISREG(mode) and not select.select([0], [], [], STDIN_WAIT_S)[0]:
+        note(f"nothing came on standard input within {STDIN_WAIT_S:g} s: going on without it "
+             "(`-` in the text waits for it, `< /dev/null` says that there is none)")
+        return ""
+    data = sys.stdin.buffer.read(STDIN_MAX_BYTES + 1)
+    if len(data) > STDIN_MAX_BYTES:
+        raise Failed(
+            f"standard input is larger than {STDIN_MAX_BYTES // 1024 // 1024} MiB",
+            hint="put it in a file and name the file in the text",
+        )
+    return data.decode(errors="replace")
