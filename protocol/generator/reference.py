@@ -32,8 +32,8 @@ def render() -> str:
     parts = [HEAD.format(version=PROTOCOL_VERSION), "\n## Methods\n"]
     parts += [_method(method, shapes) for method in schema.methods().values()]
     parts += ["\n## Notifications\n", _messages(schema.NOTIFICATIONS)]
-    parts += ["\n## Between the daemon and a native agent\n\nOver the agent's stdin and stdout, one message a"
-              " line.\n", _messages(schema.NATIVE)]
+    parts += ["\n## Between the daemon and a native agent\n\nOver its stdin and stdout, line by line.\n"]
+    parts += [_messages(schema.NATIVE)]
     rows = [
         f"| `{name}` | {_link(cls.__name__)} | {_cell(schema.summary(cls))} |"
         for name, cls in EVENT_TYPES.items()
