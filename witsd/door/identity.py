@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 
@@ -40,6 +41,12 @@ class Refused(Exception):
     """This peer may not connect at all; the message is for the log."""
 
 
+class HasOptions(Protocol):
+    """The part of a socket that is read here, of Python's own or of trio's."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
+
+
 @attrs.frozen(kw_only=True)
 class PeerCredentials:
     """What the kernel says about a peer. ``pid`` is 0 for one in a pid namespace that is not ours to see."""
@@ -64,7 +71,7 @@ class Identifier:
     uid: int = attrs.field(factory=os.getuid)
     proc: Path = Path("/proc")
 
-    def identify(self, sock: socket.socket) -> Actor:
+    def identify(self, sock: HasOptions) -> Actor:
         """The actor at the other end. A few short reads in /proc, which never wait for a disk.
 
         Raises ``Refused`` for a peer of another user and ``OSError`` when the socket is gone.
@@ -135,7 +142,7 @@ class _Stat:
     start_time: int
 
 
-def peer_credentials(sock: socket.socket) -> PeerCredentials:
+def peer_credentials(sock: HasOptions) -> PeerCredentials:
     """Who connected, as the kernel saw it at that moment."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(raw)
@@ -143,7 +150,7 @@ def peer_credentials(sock: socket.socket) -> PeerCredentials:
 
 
 @contextmanager
-def _pinned(sock: socket.socket, pid: int) -> Iterator[Callable[[], bool]]:
+def _pinned(sock: HasOptions, pid: int) -> Iterator[Callable[[], bool]]:
     """Yield a test of whether ``pid`` is still the process that connected.
 
     Where the kernel has no ``SO_PEERPIDFD`` the process is pinned from now on only: one that ended

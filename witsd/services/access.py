@@ -59,10 +59,13 @@ LAST_USED_US = 60_000_000
 #: What a connection whose credential ended has left to deliver the answer that says so.
 _FAREWELL_S = 0.25
 
-_TOKEN_PREFIX = "witsd_"
+_TOKEN_PREFIX = "witsd_"  # noqa: S105 - what tells a token from other secrets
 #: Crockford's base 32: a ticket may be typed by a person, and no two of its letters read alike.
 _LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"
 _READ_AS = str.maketrans({"o": "0", "i": "1", "l": "1", "-": None, " ": None})
+
+
+_INSERT = "INSERT INTO tokens(token_id, name, hash, scopes, created_us, expires_us) VALUES (?,?,?,?,?,?)"
 
 
 class Connected(Protocol):
@@ -104,6 +107,8 @@ class BrowserKeys:
 
     cookie: str
     tab_secret: str
+    #: The session's id, which is no secret.
+    credential: str
 
 
 @attrs.define(eq=False)
@@ -177,15 +182,8 @@ class Access:
         scopes = tuple(scope for scope in Scope if scope in params.scopes)
         expires = None if params.expires_s is None else now + int(params.expires_s * 1_000_000)
         row = _TokenRow(self._ids.new("token"), params.name, _hash(secret), scopes, now, expires, None)
-        await self._journal.append(
-            statements=[
-                (
-                    "INSERT INTO tokens(token_id, name, hash, scopes, created_us, expires_us) "
-                    "VALUES (?,?,?,?,?,?)",
-                    (row.token_id, row.name, row.hash, json.dumps(scopes), now, expires),
-                )
-            ]
-        )
+        values = (row.token_id, row.name, row.hash, json.dumps(scopes), now, expires)
+        await self._journal.append(statements=[(_INSERT, values)])
         self._tokens[row.hash] = row
         return TokenCreated(token_id=row.token_id, token=secret)
 
@@ -235,10 +233,8 @@ class Access:
         if row.last_used_us is None or now - row.last_used_us >= LAST_USED_US:
             self._tokens[digest] = attrs.evolve(row, last_used_us=now)
             with suppress(LimitExceeded):  # the journal is closing: not worth refusing anybody for
-                self._journal.append_nowait(
-                    statements=[("UPDATE tokens SET last_used_us = ? WHERE token_id = ?", (now, row.token_id))],
-                    keep=False,
-                )
+                used = ("UPDATE tokens SET last_used_us = ? WHERE token_id = ?", (now, row.token_id))
+                self._journal.append_nowait(statements=[used], keep=False)
         return Actor(
             kind="client",
             label=f"token:{row.name}",
@@ -251,10 +247,10 @@ class Access:
         ends = self._tickets.pop(_hash(ticket.strip().lower().translate(_READ_AS)), None)
         if ends is None or ends <= self._clock.monotonic():
             return None
-        keys = BrowserKeys(_secret(), _secret())
+        cookie, tab_secret = _secret(), _secret()
         now = self._clock.wall_us()
         ends_us = now + BROWSER_SESSION_S * 1_000_000
-        row = _BrowserRow(_hash(keys.cookie), _hash(keys.tab_secret), now, ends_us)
+        row = _BrowserRow(_hash(cookie), _hash(tab_secret), now, ends_us)
         over = [old for old in self._browsers.values() if old.expires_us <= now]
         living = sorted((o for o in self._browsers.values() if o not in over), key=lambda o: o.created_us)
         over += living[: max(0, len(living) + 1 - MAX_BROWSER_SESSIONS)]
@@ -279,7 +275,7 @@ class Access:
             self._browsers.pop(old.session_hash, None)
             self._end(old.credential)
         self._browsers[row.session_hash] = row
-        return keys
+        return BrowserKeys(cookie, tab_secret, row.credential)
 
     def authenticate_browser(self, cookies: Sequence[str], tab_secret: str) -> Actor | None:
         """The browser session of which one of ``cookies`` and the tab's secret are the two halves.

@@ -1,0 +1,390 @@
+"""The door: everything that comes in, who it is for, and how it is told to go.
+
+``open_door`` owns the nursery in which each connection has one task. The layers below know connections
+only as ``Peer``; how many there may be, how long they have to say who they are, and when they end is
+decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import attrs
+import trio
+from trio_websocket import ConnectionClosed, HandshakeError, wrap_server_stream
+
+from witsd.door.auth import Policy
+from witsd.door.http import (
+    SECURITY_HEADERS,
+    Deadlines,
+    HttpConnection,
+    error_body,
+    linger,
+)
+from witsd.door.identity import Identifier, Refused
+from witsd.door.listen import accept_forever, claim_unix, open_tcp
+from witsd.door.site import Pages, Rooms, load_page
+from witsd.rpc.call import Call
+from witsd.rpc.dispatch import Dispatcher, answer_message
+from witsd.rpc.framing import ByteStreamMessages, MessageStream, WebSocketMessages
+from witsd.rpc.methods import Method
+from witsd.rpc.peer import Peer
+from witsd.services.access import Access, Visit
+from witsd.values.actor import Actor
+from witsd.values.errors import InvalidState, Overloaded, Unauthenticated
+from witsd.values.wire.system import LimitsInfo
+
+log = logging.getLogger("witsd.door")
+
+#: HTTP connections that have shown no credential yet; beyond that newcomers are told to come later.
+MAX_UNAUTHENTICATED_HTTP = 64
+#: Newcomers that are being told so at the same time; beyond that they are closed without a word.
+_MAX_FAREWELLS = 64
+_RETRY_AFTER_MS = 1000
+_PAGE = Path(__file__).parent.parent / "page"
+
+
+class ListenSettings(Protocol):
+    """The part of the settings that is read here."""
+
+    @property
+    def unix(self) -> Path: ...
+    @property
+    def http(self) -> str: ...
+    @property
+    def allowed_hosts(self) -> Sequence[str]: ...
+    @property
+    def allowed_origins(self) -> Sequence[str]: ...
+    @property
+    def allow_remote(self) -> bool: ...
+
+
+def without_streams(methods: Mapping[str, Method]) -> dict[str, Method]:
+    """The table for ``POST /rpc``, where no connection stays that events could be sent to."""
+
+    async def refuse(call: Call, params: Any) -> NoReturn:
+        raise InvalidState(
+            f"{call.actor.label}: a subscription needs a connection that stays: use the WebSocket at /ws "
+            "or the Unix socket; events/read pages through a stream here",
+            state="http",
+        )
+
+    streams = ("events/subscribe", "events/unsubscribe")
+    return {
+        name: attrs.evolve(method, call=refuse) if name in streams else method
+        for name, method in methods.items()
+    }
+
+
+@attrs.define(eq=False)
+class _Connection:
+    """An open connection: ``finish`` asks it to end after what it is doing, ``scope`` ends it now."""
+
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    finish: Callable[[], None] = lambda: None
+    #: Counted against the cap on connections that have not shown a credential.
+    unknown_http: bool = False
+
+
+@attrs.define(eq=False)
+class _Exchange:
+    """The connection of one HTTP body: it can be answered, and hears nothing else."""
+
+    actor: Actor
+    closed: bool = False
+    _callbacks: list[Callable[[], None]] = attrs.field(factory=list)
+
+    def set_actor(self, actor: Actor) -> None:
+        self.actor = actor
+
+    async def send(self, message: bytes) -> None:
+        """Progress, which has nowhere to go: one body is answered with one body."""
+        await trio.lowlevel.checkpoint()
+
+    async def send_many(self, messages: Sequence[bytes]) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def end(self) -> None:
+        self.closed = True
+        for callback in self._callbacks:
+            callback()
+
+
+@attrs.define(eq=False)
+class Door:
+    """What listens, and the connections that came in. Made by ``open_door``."""
+
+    _nursery: trio.Nursery
+    _dispatcher: Dispatcher
+    _http_dispatcher: Dispatcher
+    _access: Access
+    _identifier: Identifier
+    _limits: LimitsInfo
+    _deadlines: Deadlines
+    unix: Path
+    #: ``127.0.0.1:9487`` as bound; None when HTTP is off.
+    http: str | None = None
+    _pages: Callable[[Rooms], Pages] | None = None
+    _listeners: list[trio.SocketListener] = attrs.field(factory=list)
+    _connections: set[_Connection] = attrs.field(factory=set)
+    _farewells: int = 0
+    _none_left: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
+    async def stop_accepting(self) -> None:
+        """From now on connecting fails; what is open stays. The socket file and its lock go with the door."""
+        for listener in self._listeners:
+            await listener.aclose()
+
+    async def close_connections(self, *, within_s: float) -> None:
+        """Let each connection end what it is sending, for ``within_s`` seconds at most, then cut the rest."""
+        with trio.move_on_after(within_s):
+            for connection in tuple(self._connections):
+                connection.finish()
+            while self._connections:
+                self._none_left = trio.Event()
+                await self._none_left.wait()
+        for connection in tuple(self._connections):
+            connection.scope.cancel()
+
+    # ---- accepting --------------------------------------------------------------------------------
+
+    def _take_unix(self, stream: trio.SocketStream) -> None:
+        overloaded = error_body(_overloaded(self._limits.connections)) + b"\n"
+        self._take(stream, self._serve_unix, overloaded, unknown_http=False)
+
+    def _take_http(self, stream: trio.SocketStream) -> None:
+        unknown = sum(connection.unknown_http for connection in self._connections)
+        full = unknown >= MAX_UNAUTHENTICATED_HTTP
+        overloaded = _http_overloaded(MAX_UNAUTHENTICATED_HTTP if full else self._limits.connections)
+        self._take(stream, self._serve_http, overloaded, unknown_http=True, full=full)
+
+    def _take(
+        self,
+        stream: trio.SocketStream,
+        serve: Callable[[trio.SocketStream, _Connection], Awaitable[None]],
+        overloaded: bytes,
+        *,
+        unknown_http: bool,
+        full: bool = False,
+    ) -> None:
+        if full or len(self._connections) >= self._limits.connections:
+            self._nursery.start_soon(self._turn_away, stream, overloaded)
+            self._farewells += 1
+            return
+        connection = _Connection(unknown_http=unknown_http)
+        self._connections.add(connection)
+        self._nursery.start_soon(self._hold, stream, serve, connection)
+
+    async def _turn_away(self, stream: trio.SocketStream, message: bytes) -> None:
+        try:
+            if self._farewells <= _MAX_FAREWELLS:
+                with trio.move_on_after(self._deadlines.linger_s):
+                    await stream.send_all(message)
+                    await linger(stream, self._deadlines.linger_s)
+        except (OSError, trio.BrokenResourceError):
+            pass
+        finally:
+            self._farewells -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _hold(
+        self,
+        stream: trio.SocketStream,
+        serve: Callable[[trio.SocketStream, _Connection], Awaitable[None]],
+        connection: _Connection,
+    ) -> None:
+        """The task of one connection, and the boundary at which its failure stays its own."""
+        try:
+            with connection.scope:
+                try:
+                    await serve(stream, connection)
+                except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                    pass
+                except* (ConnectionClosed, HandshakeError):
+                    pass
+                except* Refused as refused:
+                    log.warning("door.refused reason=%s", refused.exceptions[0])
+                except* Exception:
+                    log.exception("door.connection_failed")
+        finally:
+            self._connections.discard(connection)
+            if not self._connections:
+                self._none_left.set()
+            await trio.aclose_forcefully(stream)
+
+    # ---- serving ----------------------------------------------------------------------------------
+
+    async def _serve_unix(self, stream: trio.SocketStream, connection: _Connection) -> None:
+        actor = self._identifier.identify(stream.socket)
+        messages = ByteStreamMessages(stream, limit=self._limits.message_bytes)
+        await self._serve_peer(messages, actor, (), connection)
+
+    async def _serve_http(self, stream: trio.SocketStream, connection: _Connection) -> None:
+        assert self._pages is not None
+        rooms = Rooms(rpc=partial(self._rpc, connection), websocket=partial(self._websocket, connection))
+        http = HttpConnection(stream, self._pages(rooms), self._deadlines)
+
+        def finish() -> None:
+            http.closing = True
+            if http.idle:
+                connection.scope.cancel()
+
+        connection.finish = finish
+        await http.serve()
+
+    async def _rpc(self, connection: _Connection, actor: Actor, body: bytes) -> bytes:
+        """One HTTP body. Raises ``Unauthenticated`` when the token ends before the answer is there."""
+        connection.unknown_http = False
+        answer = None
+        exchange = _Exchange(actor)
+        with trio.CancelScope() as scope, self._access.visit(scope, actor) as visit:
+            visit.connection = exchange
+            try:
+                answer = await answer_message(self._http_dispatcher, body, actor, exchange, self._limits)
+            finally:
+                exchange.end()
+        if scope.cancelled_caught:
+            raise Unauthenticated("the token was revoked, or expired, before the answer was there")
+        return answer or b""
+
+    async def _websocket(
+        self,
+        connection: _Connection,
+        stream: trio.abc.HalfCloseableStream,
+        actor: Actor,
+        cookies: tuple[str, ...],
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(self._deadlines.handshake_s):
+                request = await wrap_server_stream(
+                    nursery,
+                    stream,
+                    # Somewhat more than the limit, so that what is just above it gets an error to itself.
+                    max_message_size=2 * self._limits.message_bytes,
+                    receive_buffer_size=64 * 1024,
+                )
+                websocket = await request.accept(extra_headers=list(SECURITY_HEADERS))
+            messages = WebSocketMessages(websocket, limit=self._limits.message_bytes)
+            await self._serve_peer(messages, actor, cookies, connection)
+            nursery.cancel_scope.cancel()
+
+    async def _serve_peer(
+        self, messages: MessageStream, actor: Actor, cookies: tuple[str, ...], connection: _Connection
+    ) -> None:
+        with trio.CancelScope() as scope, self._access.visit(scope, actor, cookies) as visit:
+            async with trio.open_nursery() as nursery:
+                peer = self._peer(messages, actor, self._dispatcher)
+                visit.connection = peer
+                connection.finish = partial(nursery.start_soon, peer.close_when_flushed)
+                nursery.start_soon(self._expect_authentication, visit, connection)
+                await peer.serve()
+                nursery.cancel_scope.cancel()
+
+    async def _expect_authentication(self, visit: Visit, connection: _Connection) -> None:
+        """Whoever has not said who they are in time is cut off."""
+        with trio.move_on_after(self._deadlines.authenticate_s) as waiting:
+            await visit.authenticated.wait()
+            connection.unknown_http = False
+        if waiting.cancelled_caught:
+            visit.scope.cancel()
+
+    def _peer(self, messages: MessageStream, actor: Actor, dispatcher: Dispatcher) -> Peer:
+        return Peer(messages, dispatcher, actor, self._limits, send_timeout_s=self._deadlines.send_s)
+
+
+def _overloaded(limit: int) -> Overloaded:
+    return Overloaded(
+        f"all {limit} connections are taken: try again in a moment", retry_after_ms=_RETRY_AFTER_MS
+    )
+
+
+def _http_overloaded(limit: int) -> bytes:
+    body = error_body(_overloaded(limit))
+    headers = [
+        *SECURITY_HEADERS,
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"retry-after", str(_RETRY_AFTER_MS // 1000).encode()),
+        (b"connection", b"close"),
+    ]
+    lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+    return b"HTTP/1.1 503 Service Unavailable\r\n" + lines + b"\r\n" + body
+
+
+@asynccontextmanager
+async def open_door(
+    settings: ListenSettings,
+    *,
+    dispatcher: Dispatcher,
+    http_dispatcher: Dispatcher,
+    access: Access,
+    limits: LimitsInfo,
+    identifier: Identifier | None = None,
+    deadlines: Deadlines | None = None,
+    inherited_unix: socket.socket | None = None,
+    page: Path = _PAGE,
+) -> AsyncIterator[Door]:
+    """Listen on the Unix socket and, unless ``settings.http`` is empty, on the HTTP address.
+
+    Both are bound when the block begins: ``door.unix`` and ``door.http`` say where. At its end the
+    listeners close, and every connection with them. ``http_dispatcher`` serves ``POST /rpc``: its table
+    is ``without_streams`` of the other's. Raises ``AlreadyRunning`` or ``ListenError``.
+    """
+    with ExitStack() as stack:
+        unix = stack.enter_context(claim_unix(settings.unix, inherited=inherited_unix))
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(unix.socket))]
+        if settings.http:
+            tcp = open_tcp(settings.http, allow_remote=settings.allow_remote)
+            stack.callback(tcp.socket.close)
+            listeners.append(tcp)
+        files = load_page(page)
+        async with trio.open_nursery() as nursery:
+            door = Door(
+                nursery,
+                dispatcher,
+                http_dispatcher,
+                access,
+                identifier or Identifier(),
+                limits,
+                deadlines or Deadlines(),
+                unix=unix.path,
+                listeners=listeners,
+            )
+            nursery.start_soon(accept_forever, listeners[0], door._take_unix, "unix")
+            if settings.http:
+                address, port = tcp.socket.getsockname()[:2]
+                door.http = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+                access.http_url = f"http://{door.http}"
+                policy = Policy.make(
+                    address=address,
+                    port=port,
+                    allowed_hosts=settings.allowed_hosts,
+                    allowed_origins=settings.allowed_origins,
+                )
+                door._pages = partial(
+                    Pages,
+                    policy=policy,
+                    port=port,
+                    access=access,
+                    files=files,
+                    message_bytes=limits.message_bytes,
+                )
+                nursery.start_soon(accept_forever, tcp, door._take_http, "http")
+            try:
+                yield door
+            finally:
+                nursery.cancel_scope.cancel()
