@@ -58,15 +58,18 @@ class Daemon:
         """What the daemon has written so far, over all its starts."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def start(self, *args: str) -> None:
-        """Start it and wait until it is ready. Raises ``RuntimeError`` with its output when it ends instead."""
+    def start(self, *args: str, module: str = "witsd.daemon") -> None:
+        """Start it and wait until it is ready; ``RuntimeError`` with its output when it ends instead.
+
+        ``module`` is what is run with ``args``; the command line may stand there, as it becomes the daemon.
+        """
         assert self.process is None or self.process.poll() is not None, "it is running already"
         where = self.home / "notify"
         where.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.log_path.open("ab") as out:
             notify.bind(str(where))
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "witsd.daemon", *args],
+                [sys.executable, "-m", module, *args],
                 env={**self.env, "NOTIFY_SOCKET": str(where)},
                 cwd=self.user_home,
                 stdin=subprocess.DEVNULL,
@@ -80,9 +83,9 @@ class Daemon:
         deadline = time.monotonic() + PATIENCE_S
         try:
             while (left := deadline - time.monotonic()) > 0:
-                readable = select.select([notify, pidfd], [], [], left)[0]
+                readable = select.select([notify.fileno(), pidfd], [], [], left)[0]
                 # Read before looking at the pid: a daemon that is ready and then dies was ready.
-                if notify in readable:
+                if notify.fileno() in readable:
                     if "READY=1" in notify.recv(4096).decode().splitlines():
                         return
                 elif readable:
@@ -128,7 +131,7 @@ class Daemon:
         self.start()
 
     def call(self, method: str, /, **params: Any) -> Any:
-        """One request over the Unix socket, without any client library. Raises ``AssertionError`` on an error."""
+        """One request over the Unix socket, without any client library; an error fails the test."""
         answer = self.ask({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         assert "result" in answer, f"{method}: {answer}"
         return answer["result"]
@@ -150,14 +153,14 @@ class Daemon:
     def cli(
         self,
         *args: str,
-        input: str | None = None,
+        stdin: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         timeout_s: float = PATIENCE_S,
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``witsd ARGS`` as a person would, with standard input empty unless ``input`` is given."""
+        """Run ``witsd ARGS`` as a person would, with standard input empty unless ``stdin`` is given."""
         # With `input` subprocess makes the pipe itself and refuses a `stdin`.
-        source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
+        source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         return subprocess.run(
             [sys.executable, "-m", "witsd.cli.main", *args],
             env={**self.env, **(env or {})},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
@@ -142,11 +141,11 @@ def delta(item_id: str, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def printed(*events: tuple[str, dict[str, Any]], verbose: bool = False) -> tuple[str, RunPrinter]:
-    out = io.StringIO()
-    printer = RunPrinter(lambda piece: out.write(piece) and None, verbose=verbose)
+    pieces: list[str] = []
+    printer = RunPrinter(pieces.append, verbose=verbose)
     for kind, data in events:
         printer.feed({"type": kind, "data": data})
-    return out.getvalue(), printer
+    return "".join(pieces), printer
 
 
 DONE = ("run.completed", {"output": "Hello world"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,7 @@ from witsd.cli.output import dotted, emit_json, emit_json_line, fields, say, tab
 from witsd.cli.text import clock_time, neutral, one_line, when
 
 if TYPE_CHECKING:
-    from witsd_client.client import Client
+    from witsd_client import Client
 
 NOT_FOUND = -32002
 
@@ -198,9 +199,10 @@ def agent_logs(name: str, follow: bool, tail: int, as_json: bool) -> None:
             _say_log(line, as_json)
         if follow:
             last = lines[-1]["seq"] if lines else 0
-            async for event in events(client, [stream], since={stream: last}):
-                line = {"seq": event.get("seq"), "time": event["time"], **event["data"]}
-                _say_log(line, as_json)
+            async with aclosing(events(client, [stream], since={stream: last})) as following:
+                async for event in following:
+                    if event["type"] == "log.line":
+                        _say_log({"seq": event["seq"], "time": event["time"], **event["data"]}, as_json)
 
     (forever if follow else run)(show)
 

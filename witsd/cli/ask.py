@@ -17,7 +17,7 @@ from witsd.cli.stream import RunPrinter, answer_value, watch
 from witsd.cli.text import neutral
 
 if TYPE_CHECKING:
-    from witsd_client.client import Client
+    from witsd_client import Client
 
 #: What a pipe brings must fit one message to the daemon, which takes 4 MiB.
 STDIN_MAX_BYTES = 3 * 1024 * 1024

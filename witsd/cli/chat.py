@@ -22,7 +22,7 @@ from witsd.cli.stream import RunPrinter, answer_value, watch
 from witsd.cli.text import neutral, one_line
 
 if TYPE_CHECKING:
-    from witsd_client.client import Client
+    from witsd_client import Client
 
 #: Messages shown when a conversation is opened again.
 SHOWN = 6

@@ -15,7 +15,7 @@ from witsd.cli.output import say
 from witsd.cli.text import neutral, one_line, to_json
 
 if TYPE_CHECKING:
-    from witsd_client.client import Client
+    from witsd_client import Client
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def run(main: Callable[[Client], Awaitable[T]]) -> T:
     from witsd_client import connect
 
     async def connected() -> T:
-        async with connect() as client:
+        async with connect(client_name="witsd") as client:
             return await main(client)
 
     try:

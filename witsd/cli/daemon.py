@@ -15,7 +15,7 @@ from witsd.cli.output import counts, emit_json, fields, say
 from witsd.cli.text import duration, one_line, size
 
 if TYPE_CHECKING:
-    from witsd_client.client import Client
+    from witsd_client import Client
 
 
 def _become_daemon(*args: str) -> NoReturn:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from witsd.cli.output import emit_json_line, note, say
 from witsd.cli.text import clock_time, neutral, one_line, to_json
 
 if TYPE_CHECKING:
-    from witsd_client.client import Client
+    from witsd_client import Client
 
 #: How far back recent events of a pattern are looked for, in positions of the journal.
 WINDOW = 2000
@@ -38,6 +40,8 @@ def events(
     as_json: bool,
 ) -> None:
     """What has happened, or with -f what happens. With --json one line an event."""
+    if any(stream.startswith("log:") for stream in streams):
+        raise click.UsageError("what an agent writes is shown by `witsd agent logs NAME [-f]`")
     if follow:
         forever(lambda client: _follow(client, streams or ("*",), types, since, as_json))
         return
@@ -51,8 +55,9 @@ async def _follow(
     from witsd.cli import follow
 
     start = None if since is None else {"pos": since}
-    async for event in follow.events(client, streams, since=start, types=types):
-        _say_event(event, as_json)
+    async with aclosing(follow.events(client, streams, since=start, types=types or None)) as stream:
+        async for event in stream:
+            _say_event(event, as_json)
 
 
 async def _past(
@@ -66,9 +71,12 @@ async def _past(
         found = [e for s in streams for e in await _tail(client, s, ends["cursors"].get(s, 0), limit)]
         kept.extend(sorted(found, key=lambda e: e.get("pos", 0)))
         return [event for event in kept if not types or event["type"] in types]
-    async for event in _until(client, max(ends["pos"] - WINDOW, 0) if since is None else since, ends["pos"]):
-        if any(fnmatchcase(event["stream"], p) for p in streams) and (not types or event["type"] in types):
-            kept.append(event)
+    after = max(ends["pos"] - WINDOW, 0) if since is None else since
+    async with aclosing(_until(client, after, ends["pos"])) as past:
+        async for event in past:
+            wanted = any(fnmatchcase(event["stream"], pattern) for pattern in streams)
+            if wanted and (not types or event["type"] in types):
+                kept.append(event)
     return list(kept)
 
 
@@ -85,7 +93,7 @@ async def _tail(client: Client, stream: str, last: int, limit: int) -> list[dict
     return found
 
 
-async def _until(client: Client, after: int, end: int) -> Any:
+async def _until(client: Client, after: int, end: int) -> AsyncGenerator[dict[str, Any], None]:
     """Every event after position ``after`` up to ``end``.
 
     All streams are asked for, whatever is wanted of them: so the last one is seen to be the last.
@@ -96,17 +104,20 @@ async def _until(client: Client, after: int, end: int) -> Any:
 
     if after >= end:
         return
-    stream = follow.events(client, ["*"], since={"pos": after})
-    while True:
-        event: dict[str, Any] | None = None
-        with trio.move_on_after(SILENCE_S):
-            event = await anext(stream, None)
-        if event is None:
-            return
-        if event.get("pos", 0) <= end:
-            yield event
-        if event.get("pos", 0) >= end:
-            return
+    async with aclosing(follow.events(client, ["*"], since={"pos": after})) as stream:
+        while True:
+            event: dict[str, Any] | None = None
+            with trio.move_on_after(SILENCE_S):
+                event = await anext(stream, None)
+            if event is None:
+                return
+            if event["type"] == "resync":
+                note(f"what is kept does not reach back that far: {event['reason']}")
+                return
+            if event.get("pos", 0) <= end:
+                yield event
+            if event.get("pos", 0) >= end:
+                return
 
 
 def _say_event(event: dict[str, Any], as_json: bool) -> None:
@@ -114,7 +125,7 @@ def _say_event(event: dict[str, Any], as_json: bool) -> None:
         emit_json_line(event)
         return
     if event["type"] == "resync":
-        note("part of what was asked for is no longer kept")
+        note(f"events are missing here: {event['reason']}")
         return
     seq = f"#{event['seq']}" if "seq" in event else ""
     head = f"{clock_time(event['time'])}  {event['stream']}{seq}  {event['type']}"

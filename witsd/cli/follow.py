@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from witsd_client.client import Client
+    from witsd_client import Client, Event, Resync
+
+RUN_ENDED = ("completed", "failed", "cancelled", "interrupted")
 
 
 async def events(
@@ -15,24 +17,48 @@ async def events(
     *,
     since: Mapping[str, int] | None = None,
     types: Sequence[str] | None = None,
-) -> AsyncIterator[dict[str, Any]]:
-    """What happens on ``streams`` after ``since``, without end; the client resumes after a drop."""
-    async for event in client.subscribe(
-        list(streams), since=dict(since) if since is not None else None, types=list(types) if types else None
-    ):
-        yield plain(event)
+) -> AsyncGenerator[dict[str, Any], None]:
+    """What happens on ``streams`` after ``since``, without end; the client resumes after a drop.
+
+    Where history could not go on there is one ``{"type": "resync", "reason", "pos", ...}``.
+    """
+    async with client.subscribe(list(streams), since=since, types=types) as subscription:
+        async for event in subscription:
+            yield plain(event)
 
 
-async def run_events(client: Client, run_id: str) -> AsyncIterator[dict[str, Any]]:
-    """A run's events from its first to the one that ends it."""
-    async for event in client.stream_run(run_id):
-        yield plain(event)
+async def run_events(client: Client, run_id: str) -> AsyncGenerator[dict[str, Any], None]:
+    """A run's events from its first to the one that ends it.
+
+    Where they are no longer kept, the run's present state takes their place, told as events.
+    """
+    async with client.stream_run(run_id) as stream:
+        async for event in stream:
+            told = plain(event)
+            if told["type"] != "resync":
+                yield told
+                continue
+            for state in _as_events(await client.call("runs/get", {"run_id": run_id})):
+                yield state
 
 
-def plain(event: Any) -> dict[str, Any]:
-    """An event as the wire has it, without what belongs to the subscription."""
+def plain(event: Event | Resync) -> dict[str, Any]:
+    """An event as the wire has it."""
     import msgspec
+    from witsd_client import Resync
 
     fields: dict[str, Any] = msgspec.to_builtins(event)
-    fields.pop("subscription_id", None)
+    if isinstance(event, Resync):
+        fields.pop("snapshot")
+        return {"type": "resync", **fields}
     return fields
+
+
+def _as_events(run: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    about = {"stream": f"run:{run['run_id']}", "time": run.get("ended_at") or run["created_at"]}
+    for item in run["items"]:
+        kind = "item.updated" if item.get("status", "in_progress") == "in_progress" else "item.completed"
+        yield {**about, "type": kind, "data": {"run_id": run["run_id"], "item": item}}
+    if run["status"] in RUN_ENDED:
+        data = {key: run[key] for key in ("run_id", "output", "error", "reason", "usage") if key in run}
+        yield {**about, "type": f"run.{run['status']}", "data": data}

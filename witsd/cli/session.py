@@ -17,7 +17,7 @@ from witsd.cli.output import emit_json, emit_json_line, fields, is_tty, note, sa
 from witsd.cli.text import neutral, one_line, when
 
 if TYPE_CHECKING:
-    from witsd_client.client import Client
+    from witsd_client import Client
 
 
 @click.group(cls=Noun)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from witsd.cli.base import NO_DAEMON
 from witsd.cli.connect import Failed, hint_for
+from witsd.cli.follow import RUN_ENDED, run_events
 from witsd.cli.output import note
 from witsd.cli.text import Neutralizer, one_line, to_json
 
 if TYPE_CHECKING:
     import trio
-    from witsd_client.client import Client
+    from witsd_client import Client
 
-ENDED = ("run.completed", "run.failed", "run.cancelled", "run.interrupted")
+ENDED = tuple(f"run.{status}" for status in RUN_ENDED)
 #: How long a cancelled run is waited for before the command leaves anyway.
 CANCEL_WAIT_S = 15
+#: How often the connection is looked at while a run is followed, and how long a daemon may be away.
+LOOK_S = 0.5
+GONE_S = 30
 
 
 def as_text(output: Any) -> str:
@@ -171,13 +177,13 @@ async def watch(client: Client, run_id: str, sink: Callable[[dict[str, Any]], Aw
     """
     import trio
 
-    from witsd.cli.follow import run_events
-
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_interrupt, client, run_id, signals, nursery.cancel_scope)
-            async for event in run_events(client, run_id):
-                await sink(event)
+            nursery.start_soon(_give_up_without_daemon, client)
+            async with aclosing(run_events(client, run_id)) as stream:
+                async for event in stream:
+                    await sink(event)
             nursery.cancel_scope.cancel()
 
 
@@ -200,6 +206,23 @@ async def _cancel_on_interrupt(client: Client, run_id: str, signals: Any, scope:
                 nursery.start_soon(cancel)
             else:
                 raise KeyboardInterrupt
+
+
+async def _give_up_without_daemon(client: Client) -> None:
+    """A daemon that restarts is waited for, one that stays away is not."""
+    import trio
+
+    while True:
+        await trio.sleep(LOOK_S)
+        if client.connected:
+            continue
+        note("the connection to the daemon is lost; waiting for it to come back")
+        with trio.move_on_after(GONE_S) as wait:
+            await client.wait_connected()
+        if wait.cancelled_caught:
+            raise Failed(
+                f"the daemon has been away for {GONE_S} s", hint="start it: `witsd up`", status=NO_DAEMON
+            )
 
 
 def answer_value(line: str, schema: Any) -> Any:
