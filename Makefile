@@ -37,7 +37,7 @@ test: check
 
 check: $(VENV)/.dev
 	@echo 'checking: ruff, mypy, imports, generated files'
-	@$(BIN)/python -m ruff check --quiet
+	@$(BIN)/python -m ruff check --quiet --output-format concise
 	@$(BIN)/python -m mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 	@$(BIN)/python protocol/generate.py --check

@@ -937,9 +937,7 @@ class ProgressNotification(Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class CancelledNotification(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Params of ``notifications/cancelled``: the request with this id is no longer wanted; it is
-    answered -32800.
-    """
+    """Params of ``notifications/cancelled``: that request is no longer wanted; it is answered -32800."""
 
     request_id: str | int
     reason: str | UnsetType = UNSET

@@ -9,7 +9,7 @@ from witsd.values.wire.common import UNSET, UnsetType
 
 @attrs.frozen(kw_only=True)
 class CancelledNotification:
-    """Params of ``notifications/cancelled``: the request with this id is no longer wanted; it is answered -32800."""
+    """Params of ``notifications/cancelled``: that request is no longer wanted; it is answered -32800."""
 
     request_id: str | int
     reason: str | UnsetType = UNSET
