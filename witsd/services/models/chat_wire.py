@@ -11,7 +11,13 @@ from typing import Any
 import msgspec
 
 from witsd.values.wire.common import UNSET
-from witsd.values.wire.models import ChatMessage, FinishReason, ModelsCompleteParams, ModelsCompleteResult, ToolCall
+from witsd.values.wire.models import (
+    ChatMessage,
+    FinishReason,
+    ModelsCompleteParams,
+    ModelsCompleteResult,
+    ToolCall,
+)
 from witsd.values.wire.runs import Usage
 
 _FINISH: dict[str, FinishReason] = {
@@ -41,7 +47,9 @@ class StreamedError(Exception):
 def request_body(
     request: ModelsCompleteParams, model: str, *, stream: bool, usage: bool = True, new_limit: bool = False
 ) -> dict[str, Any]:
-    """The JSON to POST. ``usage``: ask a stream for its usage; ``new_limit``: the name o-series models want."""
+    """The JSON to POST. ``usage``: ask a stream to end with its usage; ``new_limit``: ``max_tokens`` by its
+    newer name.
+    """
     body: dict[str, Any] = {"model": model, "messages": [_message_out(m) for m in request.messages]}
     if request.tools:
         body["tools"] = [
@@ -224,7 +232,9 @@ def model_ids(raw: bytes) -> tuple[str, ...]:
         return ()  # how Ollama says that it has none yet
     if not isinstance(data, list):
         raise WireError('a list of models without "data"')
-    return tuple(row["id"] for row in data if isinstance(row, dict) and isinstance(row.get("id"), str) and row["id"])
+    return tuple(
+        row["id"] for row in data if isinstance(row, dict) and isinstance(row.get("id"), str) and row["id"]
+    )
 
 
 def error_text(raw: bytes) -> tuple[str, str]:
@@ -270,7 +280,9 @@ def _text(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+        return "".join(
+            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
     return ""
 
 

@@ -32,7 +32,9 @@ class Server:
     secret: Secret | None = None
 
     def error(self, message: str, *, status: int | None = None, retryable: bool = False) -> ModelError:
-        return ModelError(f"{self.provider}: {message}", provider=self.provider, status=status, retryable=retryable)
+        return ModelError(
+            f"{self.provider}: {message}", provider=self.provider, status=status, retryable=retryable
+        )
 
     def excerpt(self, text: str) -> str:
         """What a server said, fit to be shown: no key, no control characters, not long."""
@@ -45,10 +47,16 @@ class Server:
 
 @attrs.frozen(kw_only=True)
 class Refusal:
-    """A failed attempt: the error, and how long the server asked to wait (None: it did not)."""
+    """A failed attempt: the error, how long the server asked to wait (None: it did not), and whether
+    the same call may be tried again here and now (None: if the error is ``retryable``)."""
 
     error: ModelError
     retry_after_s: float | None = None
+    retry: bool | None = None
+
+    @property
+    def worth_another(self) -> bool:
+        return bool(self.error.data["retryable"]) if self.retry is None else self.retry
 
 
 def refusal(
@@ -82,9 +90,10 @@ def refusal(
             pause = f" in {wait:.0f} s" if wait is not None else " later"
             text = f"gets too many requests (429): try again{pause}.{tail}"
         case _ if 300 <= status < 400:
+            leads = server.excerpt(headers.get("location", "")) or "where it leads"
             text = (
-                f"answers {server.base_url} with a redirect ({status}), which is not followed so that no key goes "
-                f"astray: set base_url to {server.excerpt(headers.get('location', '')) or 'where it leads'}"
+                f"redirects {server.base_url} ({status}), which is not followed so that no key "
+                f"goes astray: set base_url to {leads}"
             )
         case _ if status >= 500:
             text = f"is in trouble ({status}): try again later, or choose another model.{tail}"

@@ -103,8 +103,8 @@ def read_key(config: ProviderConfig, env: Mapping[str, str], config_dir: Path) -
         folder = env.get("CREDENTIALS_DIRECTORY", "")
         if not folder:
             raise KeyUnavailable(
-                f"credential {config.api_key_credential!r}: $CREDENTIALS_DIRECTORY is not set; the daemon must "
-                f"be started by systemd with LoadCredential={config.api_key_credential}:PATH"
+                f"credential {config.api_key_credential!r}: $CREDENTIALS_DIRECTORY is not set; the daemon "
+                f"must be started by systemd with LoadCredential={config.api_key_credential}:PATH"
             )
         # systemd guards this folder itself; with an ACL the group bits do not mean what they say.
         return _from_file(Path(folder) / config.api_key_credential, private=False)
@@ -136,7 +136,9 @@ def _checked(value: str, source: str) -> Secret:
         raise KeyUnavailable(f"the key in {source} is empty")
     if not _KEY.fullmatch(value):
         # httpx would name the whole value in its complaint.
-        raise KeyUnavailable(f"the key in {source} has blanks, line breaks or non-ASCII in it: it must be one word")
+        raise KeyUnavailable(
+            f"the key in {source} has blanks, line breaks or non-ASCII in it: it must be one word"
+        )
     return Secret(value, source)
 
 

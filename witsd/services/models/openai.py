@@ -1,18 +1,11 @@
-"""Any server with OpenAI's ``/chat/completions``: OpenAI itself, Ollama, vLLM, llama.cpp, gateways.
-
-httpx is imported at the first call and in a thread: importing it and loading the certificates takes
-longer than the event loop may stand still, and a daemon that calls no model never pays.
-"""
+"""Any server with OpenAI's ``/chat/completions``: OpenAI itself, Ollama, vLLM, llama.cpp, gateways."""
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import Any, Literal
 
 import attrs
 import msgspec
@@ -26,6 +19,7 @@ from witsd.services.models.chat_wire import (
     parse_answer,
     request_body,
 )
+from witsd.services.models.http_client import Chunks, HttpClient, HttpFailed
 from witsd.services.models.http_errors import Refusal, Server, refusal
 from witsd.services.models.keys import KeyUnavailable, Secret
 from witsd.services.models.provider import OnDelta
@@ -36,24 +30,24 @@ from witsd.values.errors import ModelError
 from witsd.values.wire.common import UNSET
 from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult
 
-if TYPE_CHECKING:
-    import httpx
-
 OPENAI_URL = "https://api.openai.com/v1"
 #: How long an answer to "which models have you" is believed.
 PROBE_FRESH_S = 10.0
+#: How long that answer may take; a server on this machine answers at once or is not there.
+_PROBE_S, _PROBE_LOCAL_S = 5.0, 1.0
 #: A wait longer than this is the caller's to decide on.
 MAX_WAIT_S = 30.0
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
 #: What a stream may still bring once its answer is whole (usage), and once it has said [DONE] (its end).
 _AFTER_FINISH_S, _AFTER_DONE_S = 5.0, 0.2
-_CLOSE_S = 2.0
 
 #: ``/models`` does not say what a model is for. By these words in their ids OpenAI's and Ollama's are told
 #: apart; a wrong guess is mended by naming the models in the configuration.
-_NO_CHAT = ("whisper", "tts", "dall-e", "moderation", "davinci-002", "babbage-002", "sora", "-image",
-            "transcribe", "realtime", "-audio")  # fmt: skip
+_NO_CHAT = (
+    "whisper", "tts", "dall-e", "moderation", "davinci-002", "babbage-002", "sora", "-image", "transcribe",
+    "realtime", "-audio",
+)  # fmt: skip
 
 
 def system_jitter() -> float:
@@ -62,16 +56,8 @@ def system_jitter() -> float:
 
 
 def backoff_s(attempt: int, jitter: float) -> float:
-    """0.5, 1, 2 ... 8 s, less up to a half by ``jitter`` (0 to 1), so that many callers do not come together."""
+    """0.5, 1, 2 ... 8 s, less up to a half by ``jitter`` (0 to 1), so that callers do not come in step."""
     return min(8.0, 0.5 * 2.0**attempt) * (1 - jitter / 2)
-
-
-class _Failed(Exception):
-    """One attempt failed; perhaps another is worth it."""
-
-    def __init__(self, failure: Refusal) -> None:
-        super().__init__(failure.error.message)
-        self.failure = failure
 
 
 @attrs.frozen(kw_only=True)
@@ -84,8 +70,10 @@ class _Probe:
 
 @attrs.define(eq=False)
 class OpenAIProvider:
-    """``key`` reads the key (blocking; ``KeyUnavailable``), ``unusable`` says why it can never be used,
-    ``default_model`` goes before the models the server lists, ``hint`` is what to do when it is not there."""
+    """``key`` reads the key (blocking; may raise ``KeyUnavailable``); ``unusable`` says why it can never be
+    used; ``default_model`` goes before the models the server lists; ``hint`` is what to do when the server
+    is not there, ``empty_hint`` when it has no model.
+    """
 
     config: ProviderConfig
     key: Callable[[], Secret | None]
@@ -94,13 +82,21 @@ class OpenAIProvider:
     default_model: str = ""
     unusable: str | None = None
     hint: str = "check base_url and the network"
-    _client: httpx.AsyncClient | None = attrs.field(default=None, init=False)
-    _opening: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    empty_hint: str = "name one under `models` of its section"
+    _http: HttpClient = attrs.field(init=False)
     _probing: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     _probed: tuple[float, _Probe] | None = attrs.field(default=None, init=False)
     # What this server was found not to take; learnt once.
     _usage_option: bool = attrs.field(default=True, init=False)
     _new_limit: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._http = HttpClient(
+            (self.config.base_url or OPENAI_URL).rstrip("/"),
+            self.config.connect_timeout_s,
+            self.config.timeout_s,
+            self.hint,
+        )
 
     @property
     def name(self) -> str:
@@ -110,120 +106,115 @@ class OpenAIProvider:
     def kind(self) -> str:
         return self.config.kind
 
-    @property
-    def base_url(self) -> str:
-        return (self.config.base_url or OPENAI_URL).rstrip("/")
-
     async def models(self) -> tuple[Model, ...]:
-        reason, ids = self.unusable, ()
-        if reason is None:
-            try:
-                server = await self._server()
-            except KeyUnavailable as error:
-                reason = str(error)
-            else:
-                probe = await self._probe(server)
-                reason, ids = probe.reason, probe.ids
+        ids: tuple[str, ...] = ()
+        try:
+            server = await self._server()
+        except ModelError as error:
+            reason: str | None = error.message
+        else:
+            probe = await self._probe(server)
+            reason, ids = probe.reason, probe.ids
         names = self.config.models or tuple(
-            dict.fromkeys((*filter(None, [self.default_model]), *(i for i in ids if _is_offered(i))))
+            dict.fromkeys((*filter(None, [self.default_model]), *(i for i in ids if _offered(i))))
         )
         if not names:
-            reason = reason or f"it lists no model: {self.hint}"
-        return tuple(self._model(name, reason) for name in names or (self.name,))
+            reason = reason or f"{self.name}: it lists no model: {self.empty_hint}"
+        return tuple(self._row(name, reason) for name in names or (self.name,))
 
     async def complete(
         self, request: ModelsCompleteParams, model: str, on_delta: OnDelta | None
     ) -> ModelsCompleteResult:
-        if self.unusable is not None:
-            raise ModelError(f"{self.name}: {self.unusable}", provider=self.name, status=None)
+        server = await self._server()
         model = model or await self._default()
-        try:
-            server = await self._server()
-        except KeyUnavailable as error:
-            raise ModelError(f"{self.name}: {error}", provider=self.name, status=None) from None
         delivered = False
+        deliver: OnDelta | None = None
+        if on_delta is not None and self.config.streams:
+            wanted = on_delta
 
-        async def deliver(text: str) -> None:
-            nonlocal delivered
-            delivered = True
-            assert on_delta is not None
-            await on_delta(text)
+            async def deliver(text: str) -> None:
+                nonlocal delivered
+                delivered = True
+                await wanted(text)
 
         attempt = 0
         while True:
-            adapted = (self._usage_option, self._new_limit)
+            known = (self._usage_option, self._new_limit)
             try:
-                return await self._once(server, request, model, deliver if on_delta is not None else None)
-            except _Failed as failed:
+                return await self._once(server, request, model, deliver)
+            except HttpFailed as failed:
                 failure = failed.failure
-            if adapted != (self._usage_option, self._new_limit):
-                continue
+            if known != (self._usage_option, self._new_limit):
+                continue  # it has just been learnt how this server wants to be asked
             wait = failure.retry_after_s
             if wait is None:
                 wait = backoff_s(attempt, self.jitter())
-            if delivered or not failure.error.retryable or attempt >= self.config.retries or wait > MAX_WAIT_S:
+            if delivered or not failure.worth_another or attempt >= self.config.retries or wait > MAX_WAIT_S:
                 raise failure.error
             attempt += 1
             await trio.sleep(wait)
 
     async def aclose(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            with trio.move_on_after(_CLOSE_S, shield=True):
-                await client.aclose()
+        await self._http.aclose()
 
     # -- one attempt --------------------------------------------------------------------------------
 
     async def _once(
         self, server: Server, request: ModelsCompleteParams, model: str, deliver: OnDelta | None
     ) -> ModelsCompleteResult:
-        stream = deliver is not None and self.config.streams
+        stream = deliver is not None
         body = request_body(
             request, model, stream=stream, usage=self._usage_option, new_limit=self._new_limit
         )
-        async with self._exchange(server, "POST", "/chat/completions", body) as (response, chunks):
+        content = msgspec.json.encode(body)
+        async with self._http.exchange(server, "POST", "/chat/completions", content) as (response, chunks):
             if response.status_code != 200:
-                said = await self._read(server, chunks, _MAX_ERROR_BYTES, cut=True)
-                failure = refusal(
-                    server, response.status_code, response.headers, said, model=model, now_us=self.clock.wall_us()
-                )
+                said = await chunks.read(_MAX_ERROR_BYTES, cut=True)
                 self._learn(response.status_code, said, body)
-                raise _Failed(failure)
+                raise HttpFailed(
+                    refusal(
+                        server,
+                        response.status_code,
+                        response.headers,
+                        said,
+                        model=model,
+                        now_us=self.clock.wall_us(),
+                    )
+                )
             media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if media == "text/html":
-                raise _Failed(self._wrong(server, "answers with a web page instead of the API: check base_url"))
+                raise _wrong(server, f"{server.base_url} sent a web page, not JSON: check base_url")
             try:
-                if deliver is None or not stream or media == "application/json":
-                    raw = await self._read(server, chunks, _MAX_BODY_BYTES)
+                if deliver is None or media == "application/json":
+                    raw = await chunks.read(_MAX_BODY_BYTES)
                     return parse_answer(raw, provider=self.name, model=model)
                 return await self._read_stream(server, model, chunks, deliver)
             except WireError as error:
-                raise _Failed(self._wrong(server, f"sent {error}: is {self.base_url} its API?")) from None
+                text = f"{server.base_url} sent {error}: is that its API? check base_url"
+                raise _wrong(server, text) from None
             except StreamedError as error:
                 retryable = error.status is None or error.status == 429 or error.status >= 500
                 text = f"failed while it answered: {server.excerpt(str(error))}"
-                raise _Failed(
+                raise HttpFailed(
                     Refusal(error=server.error(text, status=error.status or 200, retryable=retryable))
                 ) from None
 
     async def _read_stream(
-        self, server: Server, model: str, chunks: AsyncIterator[bytes], deliver: OnDelta
+        self, server: Server, model: str, chunks: Chunks, deliver: OnDelta
     ) -> ModelsCompleteResult:
         parser, assembly = SseParser(), Assembly(provider=self.name, model=model)
-        events, ended = 0, False
-        while not ended:
+        events = 0
+        while True:
             patience = _AFTER_DONE_S if assembly.done else _AFTER_FINISH_S if assembly.complete else math.inf
-            chunk = b""
-            with trio.move_on_after(patience) as waited:
+            chunk = None
+            with trio.move_on_after(patience):
                 try:
-                    chunk = await anext(chunks)
-                except StopAsyncIteration:
-                    ended = True
-                except _Failed:
+                    chunk = await chunks.next()
+                except HttpFailed:
                     if not assembly.complete:
                         raise
-                    ended = True
-            ended = ended or waited.cancelled_caught
+            if chunk is None:
+                break
             try:
                 found = parser.feed(chunk)
             except SseTooLong as error:
@@ -235,11 +226,8 @@ class OpenAIProvider:
         if not events:
             raise WireError("no server-sent event where a stream was asked for")
         if not assembly.complete:
-            raise _Failed(
-                Refusal(error=server.error(
-                    "broke off in the middle of its answer: try again", status=200, retryable=True
-                ))
-            )  # fmt: skip
+            text = "broke off in the middle of its answer: try again"
+            raise HttpFailed(Refusal(error=server.error(text, status=200, retryable=True)))
         return assembly.result()
 
     def _learn(self, status: int, said: bytes, body: dict[str, Any]) -> None:
@@ -251,31 +239,85 @@ class OpenAIProvider:
         elif b"max_completion_tokens" in said and "max_tokens" in body:
             self._new_limit = True
 
-    def _wrong(self, server: Server, text: str) -> Refusal:
-        return Refusal(error=server.error(text, status=200, retryable=False))
+    # -- which models -------------------------------------------------------------------------------
 
-    # -- HTTP ---------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _exchange(
-        self, server: Server, verb: str, path: str, body: dict[str, Any] | None
-    ) -> AsyncIterator[tuple[httpx.Response, AsyncIterator[bytes]]]:
-        """One request and its answer's head; every failure on the way, also in the chunks, is ``_Failed``."""
-        client = await self._open()
-        # No compression: it would let a small body grow without bound before its size is seen.
-        headers = {"accept-encoding": "identity", "accept": "application/json, text/event-stream"}
-        if server.secret is not None:
-            headers["authorization"] = f"Bearer {server.secret.reveal()}"
-        content = None
-        if body is not None:
-            headers["content-type"] = "application/json"
-            content = msgspec.json.encode(body)
-        with self._failures(server):
-            request = client.build_request(verb, self.base_url + path, headers=headers, content=content)
-            response = await client.send(request, stream=True)
-        chunks = response.aiter_bytes()
+    async def _server(self) -> Server:
+        """Who to speak to, with the key of this moment. Raises ``ModelError``."""
+        server = Server(provider=self.name, base_url=self._http.base_url)
+        if self.unusable is not None:
+            raise server.error(self.unusable)
         try:
-            yield response, self._guarded(server, chunks)
-        finally:
-            with trio.move_on_after(_CLOSE_S, shield=True):
-                await response.aclose()
+            secret = await trio.to_thread.run_sync(self.key)
+        except KeyUnavailable as error:
+            raise server.error(str(error)) from None
+        return attrs.evolve(server, secret=secret)
+
+    async def _default(self) -> str:
+        rows = await self.models()
+        row = next((row for row in rows if row.kind == "chat"), rows[0])
+        if not row.available or row.kind != "chat":
+            reason = row.reason or f"{self.name}: it lists no chat model: {self.empty_hint}"
+            raise ModelError(reason, provider=self.name, status=None)
+        return row.name
+
+    async def _probe(self, server: Server) -> _Probe:
+        async with self._probing:
+            now = self.clock.monotonic()
+            if self._probed is None or now - self._probed[0] >= PROBE_FRESH_S:
+                self._probed = (now, await self._ask(server))
+            return self._probed[1]
+
+    async def _ask(self, server: Server) -> _Probe:
+        limit = min(self.config.connect_timeout_s, _PROBE_LOCAL_S if self._http.local else _PROBE_S)
+        try:
+            with trio.fail_after(limit):
+                if self._http.local and not await self._http.reachable():
+                    return _Probe(reason=f"{self.name}: nothing answers at {server.base_url}: {self.hint}")
+                return await self._ask_models(server)
+        except trio.TooSlowError:
+            late = f"{self.name}: {server.base_url} did not answer within {limit:g} s: {self.hint}"
+            return _Probe(reason=late)
+
+    async def _ask_models(self, server: Server) -> _Probe:
+        try:
+            async with self._http.exchange(server, "GET", "/models", None) as (response, chunks):
+                status = response.status_code
+                body = await chunks.read(
+                    _MAX_BODY_BYTES if status == 200 else _MAX_ERROR_BYTES, cut=status != 200
+                )
+        except HttpFailed as failed:
+            return _Probe(reason=failed.failure.error.message)
+        if status == 200:
+            try:
+                return _Probe(ids=model_ids(body))
+            except WireError as error:
+                return _Probe(reason=f"{self.name}: {server.base_url}/models sent {error}: check base_url")
+        if status in (403, 404, 405, 429, 501) and (self.config.models or self.default_model):
+            # It is there but will not list; the models that were named may well answer.
+            return _Probe()
+        now_us = self.clock.wall_us()
+        return _Probe(
+            reason=refusal(
+                server, status, response.headers, body, model="/models", now_us=now_us
+            ).error.message
+        )
+
+    def _row(self, name: str, reason: str | None) -> Model:
+        kind: Literal["chat", "embedding"] = "embedding" if "embed" in name.lower() else "chat"
+        return Model(
+            name=name,
+            provider=self.name,
+            kind=kind,
+            default=False,
+            available=reason is None,
+            streams=self.config.streams and kind == "chat",
+            reason=UNSET if reason is None else reason,
+        )
+
+
+def _offered(model_id: str) -> bool:
+    return not any(word in model_id.lower() for word in _NO_CHAT)
+
+
+def _wrong(server: Server, text: str) -> HttpFailed:
+    return HttpFailed(Refusal(error=server.error(text, status=200)))
