@@ -8,7 +8,6 @@ decided here.
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -28,7 +27,7 @@ from witsd.door.http import (
     linger,
 )
 from witsd.door.identity import Identifier, Refused
-from witsd.door.listen import accept_forever, claim_unix, open_tcp
+from witsd.door.listen import UnixSocket, accept_forever, claim_unix, open_tcp
 from witsd.door.site import Pages, Rooms, load_page
 from witsd.rpc.call import Call
 from witsd.rpc.dispatch import Dispatcher, answer_message
@@ -335,17 +334,18 @@ async def open_door(
     limits: LimitsInfo,
     identifier: Identifier | None = None,
     deadlines: Deadlines | None = None,
-    inherited_unix: socket.socket | None = None,
+    claimed: UnixSocket | None = None,
     page: Path = _PAGE,
 ) -> AsyncIterator[Door]:
     """Listen on the Unix socket and, unless ``settings.http`` is empty, on the HTTP address.
 
     Both are bound when the block begins: ``door.unix`` and ``door.http`` say where. At its end the
     listeners close, and every connection with them. ``http_dispatcher`` serves ``POST /rpc``: its table
-    is ``without_streams`` of the other's. Raises ``AlreadyRunning`` or ``ListenError``.
+    is ``without_streams`` of the other's. ``claimed``: the Unix socket where the caller, who had to be the
+    only daemon before it opened anything else, holds it already. Raises ``AlreadyRunning`` or ``ListenError``.
     """
     with ExitStack() as stack:
-        unix = stack.enter_context(claim_unix(settings.unix, inherited=inherited_unix))
+        unix = claimed or stack.enter_context(claim_unix(settings.unix))
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(unix.socket))]
         if settings.http:
             tcp = open_tcp(settings.http, allow_remote=settings.allow_remote)

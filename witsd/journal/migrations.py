@@ -42,7 +42,7 @@ CREATE TABLE agents(
 
 CREATE TABLE runs(
     n INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, agent TEXT NOT NULL, session_id TEXT,
-    parent_run_id TEXT, status TEXT NOT NULL, input BLOB NOT NULL, output BLOB, error BLOB,
+    status TEXT NOT NULL, input BLOB NOT NULL, output BLOB, error BLOB,
     reason TEXT, usage BLOB NOT NULL, stream INTEGER NOT NULL, timeout_s REAL, actor TEXT NOT NULL,
     created_us INTEGER NOT NULL, started_us INTEGER, ended_us INTEGER);
 CREATE INDEX runs_by_agent ON runs(agent, n);

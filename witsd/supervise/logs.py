@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,12 +19,16 @@ import trio
 
 from witsd.journal.event import Event
 from witsd.values.clock import Clock, rfc3339
+from witsd.values.errors import NotFound
+from witsd.values.spec import NAME_PATTERN
 from witsd.values.wire.agents import LogLine
 from witsd.values.wire.event_types import LogLineData
 
 log = logging.getLogger("witsd.logs")
 _encode = msgspec.json.Encoder().encode
 
+#: Names come from callers and become file names.
+NAME = re.compile(NAME_PATTERN)
 #: A longer line is kept in pieces of this many bytes.
 MAX_LINE = 64 << 10
 _CHUNK = 64 << 10
@@ -202,10 +207,15 @@ class Logs:
     _settings: LogSettings
     _open: dict[str, AgentLog] = attrs.field(factory=dict)
 
+    def exists(self, name: str) -> bool:
+        return name in self._open or (NAME.match(name) is not None and (self.folder / f"{name}.log").exists())
+
     def of(self, name: str) -> AgentLog:
         """The log of an agent; finds its numbering at first use (one short read)."""
         found = self._open.get(name)
         if found is None:
+            if NAME.match(name) is None:
+                raise NotFound(f"there is no agent {name!r}", kind="agent", id=name)
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             found = AgentLog(name, self.folder / f"{name}.log", self._clock, self._settings)
             found.load()

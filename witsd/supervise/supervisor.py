@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from witsd.supervise.lifecycle import Lifecycle, Restarted, Start, Stop
 from witsd.supervise.link import AgentLink
 from witsd.supervise.process import Process, SpawnError, reap_adopted, spawn
 from witsd.supervise.unit import Surroundings, Unit
+from witsd.values.actor import Actor
 from witsd.values.errors import AgentFailed, InvalidState, NotFound, Timeout
 from witsd.values.ids import AgentName
 from witsd.values.spec import AgentSpec
@@ -63,6 +64,30 @@ class Supervisor:
     units: dict[AgentName, Unit] = attrs.field(factory=dict)
     errors: tuple[DefinitionError, ...] = ()
     _defining: trio.Lock = attrs.field(factory=trio.Lock)
+    _begun: bool = False
+
+    def begin(self) -> None:
+        """Start what starts at boot: called once everything that agents may ask for is there."""
+        self._begun = True
+        for unit in self.units.values():
+            self._run(unit)
+
+    def _run(self, unit: Unit) -> None:
+        self._nursery.start_soon(unit.run)
+        if unit.spec.start == "boot":
+            unit.tell(Start(by_hand=False))
+
+    def actor_among(self, pids: Sequence[int]) -> Actor | None:
+        """The agent that one of these processes leads."""
+        for unit in self.units.values():
+            led = {*unit.run_processes, *([unit.process.pid] if unit.process else [])}
+            if not led.isdisjoint(pids):
+                return unit.actor
+        return None
+
+    def actor_of(self, name: AgentName) -> Actor | None:
+        unit = self.units.get(name)
+        return unit.actor if unit else None
 
     def unit(self, name: str) -> Unit:
         """Raises ``NotFound`` for a name that is not defined."""
@@ -114,9 +139,8 @@ class Supervisor:
                 unit.life = life
             self.units[name] = unit
             unit.record(publish=False)
-            self._nursery.start_soon(unit.run)
-            if spec.start == "boot":
-                unit.tell(Start(by_hand=life is None))
+            if self._begun:
+                self._run(unit)
             return
         before, unit.spec = unit.spec, spec
         unit.record(publish=False)

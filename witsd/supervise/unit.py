@@ -89,6 +89,8 @@ class Unit:
     life: Lifecycle = Lifecycle()
     health: AgentHealth = "unknown"
     process: Process | None = None
+    #: The processes of an agent that gets one for each run, by pid.
+    run_processes: dict[int, Process] = attrs.field(factory=dict)
     link: AgentLink | None = None
     since_us: int = 0
     #: Counts processes, so that what was said to one is known not to have reached the next.
@@ -106,6 +108,11 @@ class Unit:
     @property
     def name(self) -> AgentName:
         return AgentName(self.spec.name)
+
+    @property
+    def actor(self) -> Actor:
+        """What the agent is to the method table: itself, with its grants."""
+        return Actor(kind="agent", label=f"agent:{self.name}", agent=self.name, grants=self.spec.grants)
 
     @property
     def has_process(self) -> bool:
@@ -303,13 +310,12 @@ class Unit:
 
     async def _talk(self, process: Process) -> None:
         """Speak the protocol with a native agent until its stdout ends."""
-        shared, spec = self.shared, self.spec
-        actor = Actor(kind="agent", label=f"agent:{self.name}", agent=self.name, grants=spec.grants)
+        shared = self.shared
         stream = trio.StapledStream(process.stdin, process.stdout)
         rubbish: list[bytes] = []
         ended = False
         async with trio.open_nursery() as nursery:
-            async with shared.open_link(stream, actor, rubbish.append) as link:
+            async with shared.open_link(stream, self.actor, rubbish.append) as link:
                 nursery.start_soon(self._log_rubbish, rubbish)
                 try:
                     result = await link.request(

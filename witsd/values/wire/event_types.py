@@ -52,7 +52,6 @@ class RunQueuedData:
     agent: str
     input: RunInput
     session_id: str | UnsetType = UNSET
-    parent_run_id: str | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)

@@ -55,7 +55,6 @@ class Run:
     usage: Usage
     created_at: Timestamp
     session_id: str | UnsetType = UNSET
-    parent_run_id: str | UnsetType = UNSET
     output: Any = UNSET
     error: ErrorInfo | UnsetType = UNSET
     #: Why it was cancelled or interrupted.

@@ -1,0 +1,71 @@
+"""``agents/*``: definitions and the processes they stand for."""
+
+from __future__ import annotations
+
+import attrs
+
+from witsd.services.runs import Runs
+from witsd.supervise.supervisor import Supervisor
+from witsd.values.actor import Actor
+from witsd.values.errors import NotFound
+from witsd.values.wire import agents as wire
+from witsd.values.wire.common import UNSET, Empty
+
+
+@attrs.define(eq=False)
+class Agents:
+    """The service."""
+
+    _supervisor: Supervisor
+    _runs: Runs
+
+    async def list(self, actor: Actor, params: wire.AgentsListParams) -> wire.AgentPage:
+        """By name; the cursor is the last name given."""
+        units = sorted(self._supervisor.units.values(), key=lambda unit: unit.name)
+        if params.skill is not None:
+            units = [u for u in units if any(skill.name == params.skill for skill in u.spec.skills)]
+        if params.cursor is not None:
+            units = [unit for unit in units if unit.name > params.cursor]
+        page = units[: params.limit]
+        return wire.AgentPage(
+            items=tuple(unit.view() for unit in page),
+            next_cursor=page[-1].name if len(units) > len(page) else UNSET,
+        )
+
+    async def get(self, actor: Actor, params: wire.AgentNameParams) -> wire.Agent:
+        return self._supervisor.unit(params.name).view()
+
+    async def define(self, actor: Actor, params: wire.AgentsDefineParams) -> wire.Agent:
+        """Written to ``agents/<name>.toml``, then in effect. Runs that are on go on with the old process."""
+        unit = await self._supervisor.define(params.spec)
+        return unit.view()
+
+    async def remove(self, actor: Actor, params: wire.AgentNameParams) -> Empty:
+        """Its runs end, then its process, then its file. Log, runs and sessions stay to be read."""
+        self._supervisor.unit(params.name)
+        await self._runs.end_all_of(params.name, "the agent was removed")
+        await self._supervisor.remove(params.name)
+        return Empty()
+
+    async def start(self, actor: Actor, params: wire.AgentsControlParams) -> wire.Agent:
+        unit = await self._supervisor.start(params.name, wait=params.wait, timeout_s=params.timeout_s)
+        return unit.view()
+
+    async def stop(self, actor: Actor, params: wire.AgentsControlParams) -> wire.Agent:
+        unit = await self._supervisor.stop(params.name, wait=params.wait, timeout_s=params.timeout_s)
+        return unit.view()
+
+    async def restart(self, actor: Actor, params: wire.AgentsControlParams) -> wire.Agent:
+        unit = await self._supervisor.restart(params.name, wait=params.wait, timeout_s=params.timeout_s)
+        return unit.view()
+
+    async def logs(self, actor: Actor, params: wire.AgentsLogsParams) -> wire.AgentsLogsResult:
+        """Also those of an agent that is gone, as long as its log is there."""
+        logs = self._supervisor.shared.logs
+        if params.name not in self._supervisor.units and not logs.exists(params.name):
+            raise NotFound(f"there is no agent {params.name!r}", kind="agent", id=params.name)
+        log = logs.of(params.name)
+        after, limit = params.after_seq, 1000
+        if after is None:
+            after, limit = max(0, log.last_seq - params.tail), params.tail
+        return wire.AgentsLogsResult(lines=tuple(await log.read_after(after, limit)))

@@ -1,0 +1,105 @@
+"""Input requests: an agent asks a person in the middle of a run, and waits."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from witsd.journal.event import entry
+from witsd.services import run_rows, session_rows
+from witsd.services.run_state import LiveRun
+from witsd.values.actor import Actor
+from witsd.values.errors import Timeout
+from witsd.values.ids import ItemId
+from witsd.values.items import InputRequestItem
+from witsd.values.wire import event_types as types
+from witsd.values.wire import runs as wire
+
+if TYPE_CHECKING:
+    from witsd.journal.journal import Tx
+    from witsd.services.runs import Runs
+
+
+async def ask(
+    runs: Runs, run: LiveRun, actor: Actor, params: wire.InputsRequestParams
+) -> wire.InputsRequestResult:
+    """Put the question and wait for its answer. Raises ``Timeout`` after ``timeout_s`` without one."""
+    request_id = runs.ids.new("input")
+    send, receive = trio.open_memory_channel[object](1)
+    item = InputRequestItem(
+        item_id=ItemId(request_id), request_id=request_id, message=params.message, schema=params.schema
+    )
+    event, _, n = run.upsert(item)
+    run.questions[request_id] = send
+    run.status = "waiting"
+    asked = types.InputRequestedData(
+        run_id=run.run_id, request_id=request_id, message=params.message, schema=params.schema
+    )
+
+    def begin(tx: Tx) -> None:
+        tx.execute(*run_rows.item_statement(run.run_id, n, item))
+        tx.emit(
+            entry(run.stream_name, event, types.ItemData(run_id=run.run_id, item=item)),
+            entry(run.stream_name, "input.requested", asked),
+        )
+        _write_status(tx, run)
+
+    response: object = None
+    answered = False
+    try:
+        await runs.journal.write(begin, keep=True)
+        with trio.move_on_after(params.timeout_s or math.inf):
+            response = await receive.receive()
+            answered = True
+    finally:
+        del run.questions[request_id]
+        if run.status == "waiting" and not run.questions:
+            run.status = "running"
+        closed = msgspec.structs.replace(
+            item, status="completed" if answered else "cancelled", response=response
+        )
+        if run.upsert(closed)[0]:
+            resolved = types.InputResolvedData(run_id=run.run_id, request_id=request_id)
+            runs.journal.append_nowait(
+                entry(run.stream_name, "item.completed", types.ItemData(run_id=run.run_id, item=closed)),
+                entry(run.stream_name, "input.resolved", resolved),
+                statements=(run_rows.item_statement(run.run_id, n, closed), *_status_statements(run)),
+            )
+    if not answered:
+        raise Timeout("nobody answered in time")
+    return wire.InputsRequestResult(response=response)
+
+
+def answer(run: LiveRun, params: wire.RunsRespondParams) -> bool:
+    """Hand the answer over; False when that question is not open."""
+    question = run.questions.get(params.request_id)
+    if question is None:
+        return False
+    try:
+        question.send_nowait(params.response)
+    except trio.WouldBlock:
+        return False  # somebody else was first
+    return True
+
+
+def _status_statements(run: LiveRun) -> list[tuple[str, tuple[object, ...]]]:
+    statements: list[tuple[str, tuple[object, ...]]] = [
+        ("UPDATE runs SET status = ? WHERE run_id = ? AND ended_us IS NULL", (run.status, run.run_id))
+    ]
+    if run.session_id is not None:
+        statements.append(
+            (
+                "UPDATE sessions SET status = ? WHERE session_id = ? AND run_id = ?",
+                (run.status, run.session_id, run.run_id),
+            )
+        )
+    return statements
+
+
+def _write_status(tx: Tx, run: LiveRun) -> None:
+    tx.execute("UPDATE runs SET status = ? WHERE run_id = ?", (run.status, run.run_id))
+    if run.session_id is not None:
+        session_rows.set_status(tx, run.session_id, "waiting", run.run_id)

@@ -1,0 +1,173 @@
+"""A run in memory while it is not over: its items, their growing text, and what it has used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+import msgspec
+import trio
+
+from witsd.journal.event import Event
+from witsd.values.clock import rfc3339
+from witsd.values.errors import LimitExceeded
+from witsd.values.ids import AgentName, RunId, SessionId
+from witsd.values.items import TEXT_ITEMS, Item, ItemStatus, MessageItem, UsageItem
+from witsd.values.wire.common import UNSET, UnsetType
+from witsd.values.wire.event_types import ItemData, ItemDeltaData
+from witsd.values.wire.runs import ErrorInfo, Run, RunInput, RunStatus, Usage
+
+#: All text of one run together, in characters.
+MAX_TEXT = 32 << 20
+MAX_ITEMS = 100_000
+
+
+@attrs.define(eq=False)
+class _Slot:
+    """An item and the text that deltas have added since it was last upserted."""
+
+    item: Item
+    n: int
+    parts: list[str] = attrs.field(factory=list)
+
+    def whole(self) -> Item:
+        if self.parts and isinstance(self.item, TEXT_ITEMS):
+            self.item = msgspec.structs.replace(self.item, text=self.item.text + "".join(self.parts))
+            self.parts = []
+        return self.item
+
+
+@attrs.define(eq=False, kw_only=True)
+class LiveRun:
+    """One run from ``queued`` to its end."""
+
+    run_id: RunId
+    agent: AgentName
+    session_id: SessionId | None
+    input: RunInput
+    actor: str
+    stream: bool
+    timeout_s: float | None
+    created_us: int
+    status: RunStatus = "queued"
+    started_us: int | None = None
+    ended_us: int | None = None
+    output: object = UNSET
+    error: ErrorInfo | None = None
+    reason: str = ""
+    usage: Usage = Usage()
+    #: The model that wrote the answer, as its usage items say.
+    model: str = ""
+    #: Cancels the work; ``stop_as`` says what that makes of the run.
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    stop_as: RunStatus | None = None
+    stop_reason: str = ""
+    done: trio.Event = attrs.field(factory=trio.Event)
+    #: Open input requests: request_id -> where the answer goes.
+    questions: dict[str, trio.MemorySendChannel[object]] = attrs.field(factory=dict)
+    _slots: dict[str, _Slot] = attrs.field(factory=dict)
+    _text: int = 0
+
+    @property
+    def stream_name(self) -> str:
+        return f"run:{self.run_id}"
+
+    def upsert(self, item: Item) -> tuple[str, Item, int]:
+        """Insert or replace; returns the event type this makes, the item as it now is, and its place.
+
+        An item that was completed stays so: what comes later for it is ignored (event type empty).
+        """
+        slot = self._slots.get(item.item_id)
+        if slot is None:
+            if len(self._slots) >= MAX_ITEMS:
+                raise LimitExceeded("the run has too many items", limit="items", value=MAX_ITEMS)
+            slot = self._slots[item.item_id] = _Slot(item, len(self._slots) + 1)
+            event = "item.started" if item.status == "in_progress" else "item.completed"
+        else:
+            if slot.item.status != "in_progress":
+                return "", slot.item, slot.n
+            before = slot.whole()
+            if isinstance(item, TEXT_ITEMS) and not item.text and isinstance(before, TEXT_ITEMS):
+                item = msgspec.structs.replace(item, text=before.text)
+            slot.item = item
+            event = "item.updated" if item.status == "in_progress" else "item.completed"
+        if isinstance(item, TEXT_ITEMS):
+            self._count(len(item.text))
+        if isinstance(item, UsageItem) and event == "item.completed":
+            self.usage = attrs.evolve(
+                self.usage,
+                input_tokens=self.usage.input_tokens + item.input_tokens,
+                output_tokens=self.usage.output_tokens + item.output_tokens,
+                calls=self.usage.calls + item.calls,
+                cost_usd=self.usage.cost_usd + item.cost_usd,
+            )
+            self.model = item.model or self.model
+        return event, item, slot.n
+
+    def has(self, item_id: str) -> bool:
+        return item_id in self._slots
+
+    def grow(self, item_id: str, text: str) -> bool:
+        """Append to an open item's text; False where there is nothing to append to."""
+        slot = self._slots.get(item_id)
+        if slot is None or slot.item.status != "in_progress" or not isinstance(slot.item, TEXT_ITEMS):
+            return False
+        self._count(len(text))
+        slot.parts.append(text)
+        return True
+
+    def _count(self, characters: int) -> None:
+        self._text += characters
+        if self._text > MAX_TEXT:
+            raise LimitExceeded("the run has produced too much text", limit="run_text", value=MAX_TEXT)
+
+    def items(self) -> tuple[Item, ...]:
+        return tuple(slot.whole() for slot in self._slots.values())
+
+    def close_items(self, status: ItemStatus) -> list[tuple[Item, int]]:
+        """Give every open item its final status; returns those, each with its place."""
+        closed = []
+        for slot in self._slots.values():
+            if slot.item.status == "in_progress":
+                slot.item = msgspec.structs.replace(slot.whole(), status=status)
+                closed.append((slot.item, slot.n))
+        return closed
+
+    def said(self) -> str:
+        """What the agent said: its messages, a blank line between them."""
+        texts = [
+            item.text
+            for item in self.items()
+            if isinstance(item, MessageItem) and item.role == "assistant" and item.text
+        ]
+        return "\n\n".join(texts)
+
+    def refold(self, events: Iterable[Event]) -> None:
+        """Bring the items back from the run's own events, as after a crash."""
+        for event in events:
+            if event.type == "item.delta":
+                delta = msgspec.json.decode(event.data, type=ItemDeltaData)
+                self.grow(delta.item_id, delta.text)
+            elif event.type in ("item.started", "item.updated", "item.completed"):
+                self.upsert(msgspec.json.decode(event.data, type=ItemData).item)
+
+    def view(self) -> Run:
+        return Run(
+            run_id=self.run_id,
+            agent=self.agent,
+            session_id=self.session_id or UNSET,
+            status=self.status,
+            input=self.input,
+            output=self.output,
+            error=self.error or UNSET,
+            reason=self.reason or UNSET,
+            items=self.items(),
+            usage=self.usage,
+            created_at=rfc3339(self.created_us),
+            started_at=_moment(self.started_us),
+            ended_at=_moment(self.ended_us),
+        )
+
+
+def _moment(wall_us: int | None) -> str | UnsetType:
+    return UNSET if wall_us is None else rfc3339(wall_us)

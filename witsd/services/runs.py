@@ -1,0 +1,468 @@
+"""``runs/*``: work is queued durably, handed to its agent in order, and ends in exactly one way.
+
+A run is a row from the moment it is accepted. What is queued survives a restart of the daemon and is
+executed then; what was running when the daemon died is ``interrupted`` with its items kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import apsw
+import attrs
+import trio
+
+from witsd.journal.event import Event, entry
+from witsd.journal.journal import Journal, Tx
+from witsd.journal.reading import position, read_stream
+from witsd.services import questions, run_rows, session_rows
+from witsd.services.deltas import Deltas
+from witsd.services.execution import execute
+from witsd.services.idempotency import once
+from witsd.services.run_state import LiveRun
+from witsd.supervise.supervisor import Supervisor
+from witsd.values.actor import Actor
+from witsd.values.clock import Clock
+from witsd.values.errors import (
+    AgentFailed,
+    InvalidParams,
+    InvalidState,
+    LimitExceeded,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    Timeout,
+)
+from witsd.values.ids import AgentName, Ids, ItemId, RunId, SessionId
+from witsd.values.items import ItemStatus, MessageItem
+from witsd.values.wire import event_types as types
+from witsd.values.wire import runs as wire
+from witsd.values.wire.common import UNSET, Empty
+from witsd.values.wire.native import DeltaNotification, ItemNotification, SessionClosedNotification
+
+log = logging.getLogger("witsd.runs")
+
+#: Runs that may wait for one agent.
+MAX_QUEUED = 1000
+
+#: What a run's end makes of the items that are still open.
+_CLOSES_AS: dict[str, ItemStatus] = {
+    "completed": "completed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "interrupted": "cancelled",
+}
+
+
+@attrs.define(eq=False)
+class Runs:
+    """The service. Made by ``open_runs``, whose nursery executes the runs."""
+
+    journal: Journal
+    supervisor: Supervisor
+    clock: Clock
+    ids: Ids
+    deltas: Deltas
+    _nursery: trio.Nursery
+    live: dict[RunId, LiveRun] = attrs.field(factory=dict)
+    #: session_id -> the agent process (generation) that holds the conversation in memory.
+    held_by: dict[SessionId, int] = attrs.field(factory=dict)
+    _queues: dict[AgentName, deque[LiveRun]] = attrs.field(factory=lambda: defaultdict(deque))
+    _running: dict[AgentName, int] = attrs.field(factory=lambda: defaultdict(int))
+    _busy: set[SessionId] = attrs.field(factory=set)
+    _closing: bool = False
+
+    # ---- asking for work ------------------------------------------------------------------------------
+
+    async def start(self, actor: Actor, params: wire.RunsStartParams) -> wire.RunStarted:
+        """Accept a run: it is durable when this returns, and starts when its agent has room."""
+        if actor.agent is not None:
+            actor.require_grant("agents", params.agent)
+        self.check_accepts(params.agent)
+        given = wire.RunInput(text=params.input) if isinstance(params.input, str) else params.input
+        run = self.new_run(
+            params.agent,
+            given,
+            actor,
+            session_id=params.session_id,
+            stream=params.stream,
+            timeout_s=params.timeout_s,
+        )
+
+        def work(tx: Tx) -> tuple[wire.RunStarted, bool]:
+            def make() -> wire.RunStarted:
+                if run.session_id is not None:
+                    session_rows.require(tx, run.session_id, run.agent)
+                self.insert(tx, run)
+                return wire.RunStarted(run_id=run.run_id)
+
+            return once(
+                tx, actor.label, "runs/start", params.idempotency_key, params, wire.RunStarted, make
+            )
+
+        result, made = await self.journal.write(work)
+        if made:
+            self.enqueue(run)
+        return result
+
+    def check_accepts(self, agent: str) -> None:
+        """Raise what a caller should hear now and not from a run that fails later."""
+        if self._closing:
+            raise Overloaded("the daemon is stopping: try again when it is back", retry_after_ms=2000)
+        unit = self.supervisor.unit(agent)
+        if unit.spec.kind == "exec" and not unit.spec.run_per_request:
+            raise InvalidState(
+                f"{agent} is a service: it runs by itself and takes no requests. "
+                "For an agent that answers set run_per_request = true, or write a native one",
+                state=unit.life.state,
+            )
+        if unit.life.state == "failed":
+            raise AgentFailed(
+                f"{agent} has failed: it {unit.life.reason}. Mend it, then: witsd agent start {agent}",
+                reason=unit.life.reason,
+            )
+        if unit.life.state == "inactive" and not unit.life.wanted and unit.spec.start != "on_demand":
+            raise InvalidState(f"{agent} is stopped: witsd agent start {agent}", state="inactive")
+        if len(self._queues[AgentName(agent)]) >= MAX_QUEUED:
+            raise Overloaded(f"{MAX_QUEUED} runs are waiting for {agent} already", retry_after_ms=5000)
+
+    def new_run(
+        self,
+        agent: str,
+        given: wire.RunInput,
+        actor: Actor,
+        *,
+        session_id: str | None,
+        stream: bool | None,
+        timeout_s: float | None,
+    ) -> LiveRun:
+        spec = self.supervisor.unit(agent).spec
+        return LiveRun(
+            run_id=RunId(self.ids.new("run")),
+            agent=AgentName(agent),
+            session_id=SessionId(session_id) if session_id else None,
+            input=given,
+            actor=actor.label,
+            stream=spec.stream if stream is None else stream,
+            timeout_s=timeout_s or spec.limits.run_timeout_s or None,
+            created_us=self.clock.wall_us(),
+        )
+
+    def insert(self, tx: Tx, run: LiveRun) -> None:
+        """The run's row and its first event, in the caller's transaction."""
+        run_rows.insert(tx, run)
+        tx.emit(
+            entry(
+                run.stream_name,
+                "run.queued",
+                types.RunQueuedData(
+                    run_id=run.run_id, agent=run.agent, input=run.input, session_id=run.session_id or UNSET
+                ),
+            )
+        )
+
+    # ---- the queue ------------------------------------------------------------------------------------
+
+    def enqueue(self, run: LiveRun) -> None:
+        self.live[run.run_id] = run
+        self._queues[run.agent].append(run)
+        self._pump(run.agent)
+
+    def _pump(self, agent: AgentName) -> None:
+        """Start what may start: within the agent's concurrency, one at a time for each session, in order."""
+        if self._closing:
+            return
+        unit = self.supervisor.units.get(agent)
+        room = (unit.spec.limits.concurrency if unit else 1) - self._running[agent]
+        queue = self._queues[agent]
+        waiting: deque[LiveRun] = deque()
+        while queue and room > 0:
+            run = queue.popleft()
+            if run.session_id is not None and run.session_id in self._busy:
+                waiting.append(run)
+                continue
+            if run.session_id is not None:
+                self._busy.add(run.session_id)
+            room -= 1
+            self._running[agent] += 1
+            self._nursery.start_soon(self._execute, run)
+        queue.extendleft(reversed(waiting))
+
+    async def _execute(self, run: LiveRun) -> None:
+        try:
+            await execute(self, run)
+        finally:
+            self._running[run.agent] -= 1
+            if run.session_id is not None:
+                self._busy.discard(run.session_id)
+            self._pump(run.agent)
+
+    # ---- what happens to a run ------------------------------------------------------------------------
+
+    async def started(self, run: LiveRun) -> None:
+        """Its agent is there and gets it now. Committed before the agent hears of it."""
+        run.status, run.started_us = "running", self.clock.wall_us()
+        data = types.RunStartedData(run_id=run.run_id, agent=run.agent, session_id=run.session_id or UNSET)
+
+        def work(tx: Tx) -> None:
+            tx.execute(
+                "UPDATE runs SET status = 'running', started_us = ? WHERE run_id = ?",
+                (run.started_us, run.run_id),
+            )
+            tx.emit(entry(run.stream_name, "run.started", data))
+            if run.session_id is not None:
+                session_rows.set_status(tx, run.session_id, "running", run.run_id)
+
+        await self.journal.write(work, keep=True)
+
+    async def end(self, run: LiveRun, status: wire.RunStatus, reason: str = "") -> None:
+        """Close the run, its items and its turn of the conversation, as one transaction."""
+        run.status, run.reason, run.ended_us = status, reason, self.clock.wall_us()
+        closed = run.close_items(_CLOSES_AS[status])
+        if status == "completed" and run.output in (UNSET, None):
+            run.output = run.said()
+        for item, _ in closed:
+            self.deltas.flush(run.run_id, item.item_id)
+        match status:
+            case "completed":
+                data: object = types.RunCompletedData(run_id=run.run_id, output=run.output, usage=run.usage)
+            case "failed":
+                assert run.error is not None
+                data = types.RunFailedData(run_id=run.run_id, error=run.error, usage=run.usage)
+            case _:
+                data = types.RunStoppedData(run_id=run.run_id, reason=reason, usage=run.usage)
+
+        def work(tx: Tx) -> None:
+            for item, n in closed:
+                tx.execute(*run_rows.item_statement(run.run_id, n, item))
+                tx.emit(
+                    entry(run.stream_name, "item.completed", types.ItemData(run_id=run.run_id, item=item))
+                )
+            run_rows.finish(tx, run)
+            tx.emit(entry(run.stream_name, f"run.{status}", data, seals=True))
+            if run.session_id is not None:
+                session_rows.end_of_run(tx, run, self.ids)
+
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await self.journal.write(work, keep=True)
+        log.info("run.%s run=%s agent=%s", status, run.run_id, run.agent)
+        self.live.pop(run.run_id, None)
+        run.done.set()
+
+    def stop(self, run: LiveRun, status: wire.RunStatus, reason: str) -> None:
+        """Make a run end as ``status``; it is over once ``done`` is set."""
+        if run.stop_as is None:
+            run.stop_as, run.stop_reason = status, reason
+            run.scope.cancel()
+        if run in self._queues[run.agent]:
+            self._queues[run.agent].remove(run)
+            self._nursery.start_soon(self.end, run, status, reason)
+
+    async def end_all_of(self, agent: str, reason: str) -> None:
+        """Cancel every run of an agent and return when they are over."""
+        ending = [run for run in self.live.values() if run.agent == agent]
+        for run in ending:
+            self.stop(run, "cancelled", reason)
+        for run in ending:
+            await run.done.wait()
+
+    # ---- what agents say about it ---------------------------------------------------------------------
+
+    def forget_session(self, session_id: str) -> None:
+        """What agents still hold of this conversation is no longer true."""
+        self.held_by.pop(SessionId(session_id), None)
+        closed = SessionClosedNotification(session_id=session_id)
+        for unit in self.supervisor.units.values():
+            if unit.link is not None:
+                unit.link.notify("notifications/session_closed", closed)
+
+    def item(self, actor: Actor, params: ItemNotification) -> None:
+        """``notifications/item``: insert or replace. For a run that is not the agent's own: ignored."""
+        run = self._of_agent(actor, params.run_id)
+        if run is None:
+            return
+        try:
+            event, item, n = run.upsert(params.item)
+        except LimitExceeded as error:
+            self._fail(run, error)
+            return
+        if not event:
+            return
+        self.deltas.flush(run.run_id, item.item_id)
+        self.journal.append_nowait(
+            entry(run.stream_name, event, types.ItemData(run_id=run.run_id, item=item)),
+            statements=(run_rows.item_statement(run.run_id, n, item),),
+        )
+
+    def delta(self, actor: Actor, params: DeltaNotification) -> None:
+        """``notifications/delta``: append to an item's text; an unknown item begins as a message."""
+        run = self._of_agent(actor, params.run_id)
+        if run is None:
+            return
+        try:
+            if not run.has(params.item_id):
+                begun = MessageItem(item_id=ItemId(params.item_id))
+                self.item(actor, ItemNotification(run_id=params.run_id, item=begun))
+            if run.grow(params.item_id, params.text) and run.stream:
+                self.deltas.add(run.run_id, params.item_id, params.text)
+        except LimitExceeded as error:
+            self._fail(run, error)
+
+    def _of_agent(self, actor: Actor, run_id: str) -> LiveRun | None:
+        run = self.live.get(RunId(run_id))
+        if run is None or run.agent != actor.agent or run.status not in ("running", "waiting"):
+            return None  # late news of a run that is over, or another agent's
+        return run
+
+    def _fail(self, run: LiveRun, error: LimitExceeded) -> None:
+        run.error = wire.ErrorInfo(code=error.code, message=error.message, data=dict(error.data))
+        self.stop(run, "failed", "")
+
+    async def request_input(
+        self, actor: Actor, params: wire.InputsRequestParams
+    ) -> wire.InputsRequestResult:
+        """Ask a person on behalf of a run, and wait for ``runs/respond``."""
+        run = self._of_agent(actor, params.run_id)
+        if run is None:
+            raise NotFound("there is no such run of this agent", kind="run", id=params.run_id)
+        return await questions.ask(self, run, actor, params)
+
+    async def respond(self, actor: Actor, params: wire.RunsRespondParams) -> Empty:
+        """Answer an input request; raises ``NotFound`` when it is not open (any more)."""
+        run = await self._require(params.run_id)
+        if not isinstance(run, LiveRun) or not questions.answer(run, params):
+            raise NotFound(
+                f"the run has no open question {params.request_id!r}", kind="input", id=params.request_id
+            )
+        return Empty()
+
+    # ---- looking at runs ------------------------------------------------------------------------------
+
+    async def get(self, actor: Actor, params: wire.RunIdParams) -> wire.Run:
+        run = await self._require(params.run_id)
+        _check_visible(actor, run)
+        return run.view() if isinstance(run, LiveRun) else run
+
+    async def list(self, actor: Actor, params: wire.RunsListParams) -> wire.RunPage:
+        """Latest first, without items."""
+        before = cursor_number(params.cursor)
+        rows = await self.journal.store.read(
+            lambda db: run_rows.page(
+                db,
+                before_n=before,
+                limit=params.limit,
+                agent=params.agent,
+                session_id=params.session_id,
+                status=params.status,
+            )
+        )
+        more = len(rows) == params.limit
+        return wire.RunPage(
+            items=tuple(run for _, run in rows), next_cursor=str(rows[-1][0]) if more else UNSET
+        )
+
+    async def wait(self, actor: Actor, params: wire.RunsWaitParams) -> wire.Run:
+        """The run once it is over. Raises ``Timeout`` when it is not over in time; it goes on then."""
+        run = await self._require(params.run_id)
+        _check_visible(actor, run)
+        if isinstance(run, wire.Run):
+            return run
+        with trio.move_on_after(params.timeout_s or float("inf")):
+            await run.done.wait()
+            return run.view()
+        raise Timeout(f"the run is still {run.status} after {params.timeout_s:g} s; it goes on")
+
+    async def cancel(self, actor: Actor, params: wire.RunsCancelParams) -> wire.Run:
+        """End a run; returns it as it ended. No error for one that is over."""
+        run = await self._require(params.run_id)
+        _check_visible(actor, run)
+        if isinstance(run, wire.Run):
+            return run
+        self.stop(run, "cancelled", params.reason or f"cancelled by {actor.label}")
+        await run.done.wait()
+        return run.view()
+
+    async def _require(self, run_id: str) -> LiveRun | wire.Run:
+        live = self.live.get(RunId(run_id))
+        if live is not None:
+            return live
+        found = await self.journal.store.read(lambda db: run_rows.load(db, run_id))
+        if found is None:
+            raise NotFound(f"there is no run {run_id!r}", kind="run", id=run_id)
+        return found
+
+    # ---- start and end of the daemon ------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """After a start: interrupt what was running when the daemon ended, queue again what was queued."""
+
+        def look(db: apsw.Connection) -> tuple[list[LiveRun], dict[str, list[Event]]]:
+            runs = run_rows.unfinished(db)
+            pos, _ = position(db)
+            begun = [run for run in runs if run.status != "queued"]
+            return runs, {run.run_id: read_stream(db, run.stream_name, 0, pos, 1 << 40) for run in begun}
+
+        runs, events = await self.journal.store.read(look)
+        for run in runs:
+            if run.status == "queued":
+                if run.agent in self.supervisor.units:
+                    self.enqueue(run)
+                    continue
+                run.error = wire.ErrorInfo(
+                    code=NotFound.code, message=f"its agent {run.agent} is gone", data={"name": NotFound.name}
+                )
+                await self.end(run, "failed")
+                continue
+            run.refold(events[run.run_id])
+            await self.end(run, "interrupted", "the daemon ended while it ran")
+
+    async def close(self, grace_s: float) -> None:
+        """Take no more work, give what runs ``grace_s`` to finish, interrupt the rest. Queued runs stay queued."""
+        self._closing = True
+        for run in self.live.values():
+            if run.status == "queued" and run not in self._queues[run.agent]:
+                run.stop_as = "queued"  # waits for its agent: the next daemon takes it up again
+                run.scope.cancel()
+        running = [run for run in self.live.values() if run.status != "queued"]
+        with trio.move_on_after(grace_s):
+            for run in running:
+                await run.done.wait()
+            return
+        for run in running:
+            if not run.done.is_set():
+                self.stop(run, "interrupted", "the daemon was stopped")
+        for run in running:
+            await run.done.wait()
+
+
+def _check_visible(actor: Actor, run: LiveRun | wire.Run) -> None:
+    """An agent sees its own runs and those it started; everybody else is bound by scopes."""
+    if actor.agent is None or run.agent == actor.agent:
+        return
+    if isinstance(run, LiveRun) and run.actor == actor.label:
+        return
+    raise PermissionDenied(f"{actor.label} may not see this run", needs="grants.agents")
+
+
+def cursor_number(cursor: str | None) -> int | None:
+    """A list's cursor as the number it is; raises ``InvalidParams`` for one that was made up."""
+    if cursor is None:
+        return None
+    if not cursor.isdigit():
+        raise InvalidParams("not a cursor: give back next_cursor as it came", path="params.cursor")
+    return int(cursor)
+
+
+@asynccontextmanager
+async def open_runs(
+    journal: Journal, supervisor: Supervisor, clock: Clock, ids: Ids
+) -> AsyncIterator[Runs]:
+    """Execute runs for as long as the block lasts. Call ``close`` before leaving it."""
+    deltas = Deltas(journal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deltas.run)
+        yield Runs(journal, supervisor, clock, ids, deltas, nursery)
+        nursery.cancel_scope.cancel()

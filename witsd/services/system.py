@@ -1,0 +1,112 @@
+"""``initialize``, ``ping``, ``rpc.discover`` and ``system/*``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import apsw
+import attrs
+
+from witsd.journal.journal import Journal
+from witsd.services import run_rows
+from witsd.services.access import Access, Connected
+from witsd.supervise.supervisor import Supervisor
+from witsd.values.actor import Actor
+from witsd.values.clock import Clock
+from witsd.values.errors import InvalidParams
+from witsd.values.wire import system as wire
+from witsd.values.wire.common import Empty
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class InitializeCall(Protocol):
+    """Who asks, and over what."""
+
+    @property
+    def actor(self) -> Actor: ...
+    @property
+    def connection(self) -> Connected: ...
+
+
+@attrs.define(eq=False, kw_only=True)
+class System:
+    """The service. ``listening`` and ``request_stop`` come from the composition root."""
+
+    version: str
+    limits: wire.LimitsInfo
+    journal: Journal
+    supervisor: Supervisor
+    access: Access
+    clock: Clock
+    listening: Callable[[], wire.Listening]
+    request_stop: Callable[[float | None], None]
+    describe: Callable[[], dict[str, Any]]
+    _started: float = attrs.field(init=False)
+    _pong: Empty = Empty()
+
+    def __attrs_post_init__(self) -> None:
+        self._started = self.clock.monotonic()
+
+    async def initialize(self, call: InitializeCall, params: wire.InitializeParams) -> wire.InitializeResult:
+        """Any version is answered with ours; the client decides whether that will do."""
+        if not params.protocol_version:
+            raise InvalidParams("say which version you speak, as in \"1\"", path="params.protocol_version")
+        actor = self.access.enter(call.connection, call.actor, params.token)
+        return wire.InitializeResult(
+            protocol_version=wire.PROTOCOL_VERSION,
+            server_info=wire.ClientInfo(name="witsd", version=self.version),
+            capabilities={"events": {}, "sessions": {"search": True, "fork": True}, "batch": {}},
+            limits=self.limits,
+            epoch=self.journal.epoch,
+            actor=wire.ActorInfo(
+                kind=actor.kind, label=actor.label, scopes=tuple(sorted(s.value for s in actor.scopes))
+            ),
+        )
+
+    async def ping(self, actor: Actor, params: Empty) -> Empty:
+        return self._pong
+
+    async def discover(self, actor: Actor, params: Empty) -> dict[str, Any]:
+        return self.describe()
+
+    async def status(self, actor: Actor, params: Empty) -> wire.SystemStatus:
+        def look(db: apsw.Connection) -> tuple[dict[str, int], int, int, int, int]:
+            (sessions,) = db.execute("SELECT count(*) FROM sessions").fetchall()[0]
+            events, size = db.execute("SELECT events, bytes FROM journal").fetchall()[0]
+            return run_rows.counts(db), sessions, db.pragma("page_count") * db.pragma("page_size"), events, size
+
+        runs, sessions, db_bytes, events, journal_bytes = await self.journal.store.read(look)
+        return wire.SystemStatus(
+            version=self.version,
+            pid=os.getpid(),
+            uptime_s=round(self.clock.monotonic() - self._started, 3),
+            epoch=self.journal.epoch,
+            listening=self.listening(),
+            agents=dict(Counter(unit.life.state for unit in self.supervisor.units.values())),
+            runs=runs,
+            sessions=sessions,
+            rss_bytes=_rss_bytes(),
+            db_bytes=db_bytes,
+            journal=wire.JournalInfo(events=events, bytes=journal_bytes),
+        )
+
+    async def reload(self, actor: Actor, params: Empty) -> wire.ReloadResult:
+        """Changed agents restart, unchanged ones are not touched, wrong files are named and change nothing."""
+        changed, errors = await self.supervisor.reload()
+        return wire.ReloadResult(changed=changed, errors=errors)
+
+    async def shutdown(self, actor: Actor, params: wire.ShutdownParams) -> Empty:
+        """Answers at once; the connection closes when the daemon has stopped."""
+        self.request_stop(params.grace_s)
+        return Empty()
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * _PAGE
+
+

@@ -1,0 +1,213 @@
+"""Settings: flags, then ``WITSD_<SECTION>_<KEY>`` in the environment, then ``witsd.toml``, then defaults.
+
+``load`` remembers where each value came from. A mistake names the file and line, or the variable.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import attrs
+import msgspec
+from msgspec import Meta
+
+from witsd.values.config_models import ModelsConfig, ProviderConfig
+
+Count = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1024)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+@attrs.frozen(kw_only=True)
+class Listen:
+    """Where it listens. ``unix`` empty: the standard place. ``http`` empty: no HTTP at all."""
+
+    unix: str = ""
+    http: str = "127.0.0.1:9487"
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    allow_remote: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What one connection may do, and how many there may be. Announced in ``initialize``."""
+
+    message_bytes: Bytes = 4 << 20
+    depth: Count = 128
+    in_flight: Annotated[int, Meta(ge=64)] = 512
+    connections: Count = 512
+    batch: Count = 1000
+
+
+@attrs.frozen(kw_only=True)
+class Journal:
+    """How durable and how long. ``compact_after_s`` counts from the end of a run."""
+
+    synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = "FULL"
+    max_age_days: Annotated[float, Meta(gt=0)] = 30
+    max_bytes: Bytes = 1 << 30
+    compact_after_s: Seconds = 300
+
+
+@attrs.frozen(kw_only=True)
+class Logs:
+    """Each agent's log: a file of ``max_bytes`` and ``files`` older ones."""
+
+    max_bytes: Bytes = 10 << 20
+    files: Count = 4
+
+
+@attrs.frozen(kw_only=True)
+class Daemon:
+    """``grace_s``: how long runs may go on when the daemon is asked to stop."""
+
+    grace_s: Seconds = 10
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    listen: Listen = Listen()
+    limits: Limits = Limits()
+    journal: Journal = Journal()
+    logs: Logs = Logs()
+    daemon: Daemon = Daemon()
+    models: ModelsConfig = ModelsConfig()
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message says which, where, and what it may be."""
+
+
+@attrs.frozen
+class Loaded:
+    """The settings, and for each ``section.key`` where its value came from."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loaded:
+    """Read everything. ``flags`` are ``SECTION.KEY=VALUE``. Raises ``ConfigError``."""
+    text, table = _read(file)
+    given_flags = dict(_flag(flag) for flag in flags)
+    origins: dict[str, str] = {}
+    sections: dict[str, Any] = {}
+    kinds = get_type_hints(Settings, include_extras=True)
+    for section in table:
+        if section not in (*kinds, "providers"):
+            raise ConfigError(_at(file, text, section, "", f"unknown section [{section}]"))
+    for section, kind in kinds.items():
+        if section == "models":
+            continue
+        keys = get_type_hints(kind, include_extras=True)
+        values: dict[str, Any] = {}
+        here = table.get(section, {})
+        if not isinstance(here, dict):
+            raise ConfigError(_at(file, text, "", section, f"`{section}` must be a table: [{section}]"))
+        for key in here:
+            if key not in keys:
+                raise ConfigError(_at(file, text, section, key, f"unknown key `{section}.{key}`"))
+        for key, hint in keys.items():
+            name = f"{section}.{key}"
+            variable = f"WITSD_{section}_{key}".upper()
+            if name in given_flags:
+                values[key] = _from_text(given_flags.pop(name), hint, f"--set {name}")
+                origins[name] = "flag"
+            elif variable in env:
+                values[key] = _from_text(env[variable], hint, variable)
+                origins[name] = f"environment {variable}"
+            elif key in here:
+                try:
+                    values[key] = msgspec.convert(here[key], hint)
+                except msgspec.ValidationError as error:
+                    raise ConfigError(
+                        _at(file, text, section, key, f"`{name}`: {str(error).lower()}")
+                    ) from None
+                origins[name] = str(file)
+            else:
+                origins[name] = "default"
+        sections[section] = kind(**values)
+    if given_flags:
+        raise ConfigError(f"there is no setting {next(iter(given_flags))!r}: witsd config show lists them")
+    sections["models"], origins["models.default"] = _models(file, text, table, env)
+    return Loaded(Settings(**sections), origins)
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except FileNotFoundError:
+        return "", {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        raise ConfigError(f"{file}:{line[1] if line else 0}: not valid TOML: {error}") from None
+
+
+def _flag(flag: str) -> tuple[str, str]:
+    name, equals, value = flag.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {flag}: write SECTION.KEY=VALUE")
+    return name.strip(), value
+
+
+def _from_text(text: str, hint: Any, where: str) -> Any:
+    """A value from one line of text: lists are separated by commas."""
+    value: Any = text
+    if hint == tuple[str, ...]:
+        value = tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where} = {text!r}: {str(error).lower()}") from None
+
+
+def _models(
+    file: Path, text: str, table: dict[str, Any], env: Mapping[str, str]
+) -> tuple[ModelsConfig, str]:
+    origin = "default"
+    section = dict(table.get("models", {}))
+    if unknown := set(section) - {"default"}:
+        key = min(unknown)
+        raise ConfigError(_at(file, text, "models", key, f"unknown key `models.{key}`"))
+    default = section.get("default", "auto")
+    if "default" in section:
+        origin = str(file)
+    if "WITSD_MODELS_DEFAULT" in env:
+        default, origin = env["WITSD_MODELS_DEFAULT"], "environment WITSD_MODELS_DEFAULT"
+    providers = []
+    known = {field.name for field in attrs.fields(ProviderConfig)} - {"name"}
+    for name, values in table.get("providers", {}).items():
+        where = f"providers.{name}"
+        if not isinstance(values, dict):
+            raise ConfigError(_at(file, text, "providers", name, f"`{where}` must be a table"))
+        for key in values:
+            if key not in known:
+                raise ConfigError(_at(file, text, where, key, f"unknown key `{where}.{key}`"))
+        try:
+            providers.append(msgspec.convert({**values, "name": name}, ProviderConfig))
+        except (msgspec.ValidationError, ValueError) as error:
+            raise ConfigError(_at(file, text, where, "", str(error))) from None
+    return ModelsConfig(default=str(default), providers=tuple(providers)), origin
+
+
+def _at(file: Path, text: str, section: str, key: str, message: str) -> str:
+    """``file:line: message``, the line being that of the key, or of its section."""
+    line, table = 0, ""
+    for number, content in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", content)
+        if header:
+            table = header[1]
+            if table == section and not line:
+                line = number
+        elif table == section and key and re.match(rf"\s*{re.escape(key)}\s*=", content):
+            line = number
+    return f"{file}:{line}: {message}"
