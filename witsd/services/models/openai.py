@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import attrs
@@ -72,13 +72,14 @@ class _Probe:
 class OpenAIProvider:
     """``key`` reads the key (blocking; may raise ``KeyUnavailable``); ``unusable`` says why it can never be
     used; ``default_model`` goes before the models the server lists; ``hint`` is what to do when the server
-    is not there, ``empty_hint`` when it has no model.
+    is not there, ``empty_hint`` when it has no model. ``sleep`` waits between attempts.
     """
 
     config: ProviderConfig
     key: Callable[[], Secret | None]
     clock: Clock
     jitter: Callable[[], float] = system_jitter
+    sleep: Callable[[float], Awaitable[None]] = trio.sleep
     default_model: str = ""
     unusable: str | None = None
     hint: str = "check base_url and the network"
@@ -152,7 +153,7 @@ class OpenAIProvider:
             if delivered or not failure.worth_another or attempt >= self.config.retries or wait > MAX_WAIT_S:
                 raise failure.error
             attempt += 1
-            await trio.sleep(wait)
+            await self.sleep(wait)
 
     async def aclose(self) -> None:
         await self._http.aclose()
