@@ -1,0 +1,336 @@
+"""The agent SDK: makes a function an agent that the daemon starts, feeds and stops.
+
+::
+
+    agent = Agent("echo")
+
+    @agent.run
+    async def echo(run):
+        for word in run.text.split():
+            await run.say(word + " ")
+
+    agent.serve()
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
+
+import anyio
+import anyio.abc
+import anyio.from_thread
+import msgspec
+from msgspec import UNSET, Raw
+
+from witsd_client.connection import Connection, OnProgress, open_connection
+from witsd_client.errors import InvalidState, MethodNotFound, RequestCancelled, RunCancelled
+from witsd_client.generated import (
+    PROTOCOL_VERSION,
+    AgentIdentity,
+    AgentInitializeParams,
+    Api,
+    Grants,
+    PingParams,
+    RunsExecuteParams,
+    SessionClosedNotification,
+)
+from witsd_client.run import Run, current_run
+from witsd_client.session import Session, SessionTask
+from witsd_client.taskgroups import open_background
+from witsd_client.threads import SyncRun, SyncSession, run_in_own_thread
+from witsd_client.transport import DescriptorTransport, Transport
+
+T = TypeVar("T")
+H = TypeVar("H", bound=Callable[..., Any])
+
+#: Conversations whose handlers are kept alive; beyond it, the one longest idle is ended and begun again
+#: from its turns when it goes on.
+MAX_LIVE_SESSIONS = 256
+
+
+class AgentClient(Api):
+    """The daemon as an agent may use it: within its grants, over its own stdin and stdout."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__(self.call)
+        self._agent = agent
+
+    @overload
+    async def call(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+    ) -> Any: ...
+    @overload
+    async def call(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None,
+        result_type: type[T],
+        *,
+        progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+    ) -> T: ...
+    async def call(
+        self,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        result_type: Any = Any,
+        *,
+        progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Call any method by name; see ``Client.call``. Ends with ``RunCancelled`` when the run does."""
+        connection = self._agent.connection
+        run = current_run.get()
+        if run is None:
+            return await connection.request(
+                method, params or {}, result_type, progress=progress, timeout_s=timeout_s
+            )
+        with run.interruptible():
+            return await connection.request(
+                method, params or {}, result_type, progress=progress, timeout_s=timeout_s
+            )
+
+
+class Agent:
+    """An agent: handlers, what it says of itself, and ``serve``.
+
+    A handler is an ``async def``, or a plain function that gets a thread of its own. An exception in it fails
+    that run and no other; raise a ``WitsdError`` to choose the code.
+    """
+
+    def __init__(self, name: str, *, version: str = "") -> None:
+        self.version = version
+        self._name = name
+        self._run_handler: Callable[[Any], Any] | None = None
+        self._session_handler: Callable[[Any], Any] | None = None
+        self._skills: list[dict[str, Any]] = []
+        self._tools: list[dict[str, Any]] = []
+        self._sessions: dict[str, SessionTask] = {}
+        self._connection: Connection | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._portal: anyio.from_thread.BlockingPortal | None = None
+        self._ending = False
+        self.client = AgentClient(self)
+        #: From the daemon's ``initialize``: who this agent is there.
+        self.identity: AgentIdentity | None = None
+        self.grants = Grants()
+        #: A private folder, emptied when this process ends.
+        self.run_dir = ""
+
+    # ---- declaring ------------------------------------------------------------------------------------
+
+    def run(self, handler: H) -> H:
+        """Decorator: ``handler(run)`` does one piece of work. What it returns is the output."""
+        self._run_handler = handler
+        return handler
+
+    def session(self, handler: H) -> H:
+        """Decorator: ``handler(session)`` leads one conversation, for as long as it lasts."""
+        self._session_handler = handler
+        return handler
+
+    def skill(
+        self, name: str, description: str = "", input_schema: Mapping[str, Any] | None = None
+    ) -> None:
+        """Declare something this agent can do; others find it by it."""
+        skill: dict[str, Any] = {"name": name, "description": description}
+        if input_schema is not None:
+            skill["input_schema"] = dict(input_schema)
+        self._skills.append(skill)
+
+    def tool(
+        self, name: str, description: str = "", input_schema: Mapping[str, Any] | None = None
+    ) -> None:
+        """Declare a tool this agent brings."""
+        schema = {} if input_schema is None else dict(input_schema)
+        self._tools.append({"name": name, "description": description, "input_schema": schema})
+
+    # ---- what handlers may ask ------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name in the agent's definition; before ``initialize`` the one given here."""
+        return self.identity.name if self.identity else self._name
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """``[options]`` of the definition."""
+        return self.identity.options if self.identity else {}
+
+    @property
+    def stream(self) -> bool:
+        """False where the definition wants no deltas."""
+        return self.identity.stream if self.identity else True
+
+    # ---- running --------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Serve the daemon on stdin and stdout until it says ``shutdown`` or hangs up.
+
+        From here on anything printed goes to stderr, which the daemon keeps as this agent's log.
+        """
+        if sys.stdin is not None and sys.stdin.isatty():
+            sys.stderr.write(
+                f"{self._name} is a witsd agent and waits for JSON-RPC on stdin. To use it:\n"
+                f"  witsd agent add {self._name} -- python {sys.argv[0]}\n  witsd ask {self._name} hello\n"
+            )
+        transport = DescriptorTransport(*_take_stdio())
+        backend = "trio" if importlib.util.find_spec("trio") else "asyncio"
+        try:
+            anyio.run(self.serve_on, transport, backend=backend)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+    async def serve_on(self, transport: Transport) -> None:
+        """Serve over any transport; returns after ``shutdown`` or when the other side hangs up."""
+        self._ending = False
+        async with (
+            open_connection(transport, self._handle, self._notified) as connection,
+            open_background() as tasks,
+            anyio.from_thread.BlockingPortal() as portal,
+        ):
+            self._connection, self._tasks, self._portal = connection, tasks, portal
+            try:
+                await connection.wait_closed()
+            finally:
+                self._sessions.clear()
+                await portal.stop(cancel_remaining=True)
+
+    @property
+    def connection(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeError("the agent is not being served: call this from a handler")
+        return self._connection
+
+    @property
+    def tasks(self) -> anyio.abc.TaskGroup:
+        assert self._tasks is not None
+        return self._tasks
+
+    @property
+    def portal(self) -> anyio.from_thread.BlockingPortal:
+        assert self._portal is not None
+        return self._portal
+
+    # ---- what the daemon says -------------------------------------------------------------------------
+
+    async def _handle(self, method: str, params: Raw) -> Any:
+        match method:
+            case "runs/execute":
+                return {"output": await self._execute(msgspec.json.decode(params, type=RunsExecuteParams))}
+            case "ping":
+                return {"nonce": msgspec.json.decode(params, type=PingParams).nonce}
+            case "initialize":
+                return self._initialize(msgspec.json.decode(params, type=AgentInitializeParams))
+            case "shutdown":
+                self._ending = True
+                self.tasks.start_soon(self._wind_down)
+                return {}
+        raise MethodNotFound(f"an agent has no method {method}")
+
+    def _initialize(self, params: AgentInitializeParams) -> dict[str, Any]:
+        self.identity, self.grants, self.run_dir = params.agent, params.grants, params.run_dir
+        return {
+            "protocol_version": PROTOCOL_VERSION,
+            "agent_info": {"name": self._name, "version": self.version},
+            "capabilities": {"sessions": self._session_handler is not None},
+            "tools": self._tools,
+            "skills": self._skills,
+        }
+
+    def _notified(self, method: str, params: Raw) -> None:
+        if method == "notifications/session_closed":
+            closed = msgspec.json.decode(params, type=SessionClosedNotification)
+            task = self._sessions.pop(closed.session_id, None)
+            if task is not None:
+                task.close()
+
+    async def _wind_down(self) -> None:
+        """Let the work in progress come to its end, then leave."""
+        await self.connection.wait_served()
+        for task in self._sessions.values():
+            task.close()
+        await self.connection.flush()
+        self.connection.close("shutdown")
+
+    # ---- work -----------------------------------------------------------------------------------------
+
+    async def _execute(self, params: RunsExecuteParams) -> Any:
+        if self._ending:
+            raise InvalidState("the agent is stopping", {"state": "stopping"})
+        with_session = params.session_id is not UNSET
+        if self._session_handler is not None and (with_session or self._run_handler is None):
+            return await self._execute_in_session(params)
+        if self._run_handler is None:
+            raise InvalidState("this agent has no handler", {"state": "active"})
+        run = Run(self, params)
+        current_run.set(run)
+        try:
+            returned = await self._call(self._run_handler, run, SyncRun, f"run {run.run_id}")
+            return run.complete(returned)
+        except anyio.get_cancelled_exc_class():
+            run.cancel()
+            raise
+        except RunCancelled:
+            run.cancel()
+            raise RequestCancelled("cancelled as asked") from None
+        except Exception as error:
+            raise run.fail(error) from error
+
+    async def _execute_in_session(self, params: RunsExecuteParams) -> Any:
+        if params.session_id is UNSET:
+            task = SessionTask(self, params.run_id, ())
+            try:
+                return await task.execute(params)
+            finally:
+                task.close()
+        known = self._sessions.pop(params.session_id, None)
+        if params.history is not UNSET and known is not None:
+            known.end()
+            known = None
+        if known is None:
+            history = () if params.history is UNSET else params.history
+            known = SessionTask(self, params.session_id, history)
+        self._sessions[params.session_id] = known  # the latest stands last
+        self._end_idle()
+        return await known.execute(params)
+
+    def _end_idle(self) -> None:
+        live = [task for task in self._sessions.values() if task.running]
+        for task in live[: max(0, len(live) - MAX_LIVE_SESSIONS)]:
+            task.rest()
+
+    async def run_session(self, session: Session) -> None:
+        """Run the session handler to its end."""
+        assert self._session_handler is not None
+        await self._call(self._session_handler, session, SyncSession, f"session {session.session_id}")
+
+    async def _call(
+        self, handler: Callable[[Any], Any], given: Any, sync_face: Callable[[Any], Any], name: str
+    ) -> Any:
+        if inspect.iscoroutinefunction(handler):
+            return await handler(given)
+        return await run_in_own_thread(self.portal, lambda: handler(sync_face(given)), name)
+
+
+def _take_stdio() -> tuple[int, int]:
+    """Take stdin and stdout for the protocol, and leave nothing there that a stray print could spoil."""
+    sys.stdout.flush()
+    ours = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return ours
+
