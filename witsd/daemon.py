@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
-import random
+import random  # noqa: TID251 - this is where randomness becomes a parameter
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 import attrs
 import msgspec
 import trio
+from trio import TaskStatus
 from witsd_client.paths import Paths
 
 from witsd import __version__
@@ -85,9 +87,7 @@ def _first_run(folder: Path) -> None:
             kind="assistant",
             start="on_demand",
             description="Answers questions and keeps up conversations",
-            grants=Grants(
-                tools=("calculator", "time", "memory_*"), memory=("shared",), models=("*",)
-            ),
+            grants=Grants(tools=("calculator", "time", "memory_*"), memory=("shared",), models=("*",)),
         ),
     )
 
@@ -111,9 +111,7 @@ async def run(settings: Settings, paths: Paths, env: dict[str, str], announce: A
             nursery.cancel_scope.cancel()
 
 
-async def _hear_signals(
-    stop: Stop, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def _hear_signals(stop: Stop, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
@@ -202,9 +200,7 @@ async def _wired(
             daemon_env=env,
             assistant_command=(sys.executable, "-m", "witsd.adapters.assistant"),
         )
-        models = await enter(
-            open_models(settings.models, env=env, config_dir=paths.config_dir, clock=clock)
-        )
+        models = await enter(open_models(settings.models, env=env, config_dir=paths.config_dir, clock=clock))
         access = await open_access(journal, clock, ids)
         supervisor = await enter(open_supervisor(paths.agents_dir, surroundings, _first_run))
         runs = await enter(open_runs(journal, supervisor, clock, ids))
@@ -244,9 +240,7 @@ async def _wired(
         )
 
         def audit(actor: Actor, method: str, target: str, code: int | None) -> None:
-            data = AuditData(
-                actor=actor.label, method=method, target=target, code=UNSET if code is None else code
-            )
+            data = AuditData(actor=actor.label, method=method, target=target, code=UNSET if code is None else code)
             event = "audit.call" if code is None else "audit.refused"
             journal.append_nowait(entry("audit", event, data), keep=False)
 
@@ -372,8 +366,10 @@ def _show_config(loaded: Loaded, paths: Paths, as_json: bool) -> None:
         if name == "listen.unix" and not value:
             value = str(paths.socket)
         rows.append({"name": name, "value": value, "origin": origin})
-    for provider in loaded.settings.models.providers:
-        rows.append({"name": f"providers.{provider.name}", "value": provider.kind, "origin": str(paths.config_file)})
+    rows += [
+        {"name": f"providers.{provider.name}", "value": provider.kind, "origin": str(paths.config_file)}
+        for provider in loaded.settings.models.providers
+    ]
     if as_json:
         print(json.dumps({"file": str(paths.config_file), "settings": rows}, indent=2))
         return
@@ -400,7 +396,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     settings = loaded.settings
     if settings.listen.unix:
-        paths = attrs.evolve(paths, socket=Path(settings.listen.unix).expanduser().absolute())
+        paths = dataclasses.replace(paths, socket=Path(settings.listen.unix).expanduser().absolute())
     if options.show_config:
         _show_config(loaded, paths, options.json)
         return 0
@@ -415,8 +411,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         trio.run(run, settings, paths, env, Announce(env, options.json))
     except* (ListenError, SchemaError, StorageError) as group:
         status = 1
-        for error in _leaves(group):
-            print(f"witsd: {error}", file=sys.stderr)
+        for leaf in _leaves(group):
+            print(f"witsd: {leaf}", file=sys.stderr)
     return status
 
 

@@ -110,9 +110,7 @@ class Journal:
         while self.congested:
             await self._room.wait()
 
-    def append_nowait(
-        self, *entries: Entry, statements: Sequence[Statement] = (), keep: bool = True
-    ) -> Ticket[None]:
+    def append_nowait(self, *entries: Entry, statements: Sequence[Statement] = (), keep: bool = True) -> Ticket[None]:
         """Queue events and the statements that derive state from them, as one transaction.
 
         ``keep`` (the default here) is for facts: should the disk fail they stay queued until it works.
@@ -257,9 +255,7 @@ class Journal:
 class _Pending:
     """A batch being turned into rows: inserts are gathered so that SQLite runs one ``executemany`` each."""
 
-    def __init__(
-        self, db: apsw.Connection, streams: dict[str, list[int]], pos: int, now_us: int
-    ) -> None:
+    def __init__(self, db: apsw.Connection, streams: dict[str, list[int]], pos: int, now_us: int) -> None:
         self._db = db
         self._streams = streams
         self.pos = pos
@@ -310,7 +306,7 @@ class _Pending:
             ticket._value = ticket.work(tx)
         except MEDIUM_ERRORS:
             raise
-        except Exception as error:  # the caller's own error, handed back to the caller
+        except Exception as error:  # noqa: BLE001 - the caller's own, handed back to the caller
             self._db.execute("ROLLBACK TO ticket")
             self._db.execute("RELEASE ticket")
             ticket._error = error
@@ -346,9 +342,7 @@ class _Pending:
 
 
 @asynccontextmanager
-async def open_journal(
-    store: Store, clock: Clock, *, epoch: str, hub: Hub | None = None
-) -> AsyncIterator[Journal]:
+async def open_journal(store: Store, clock: Clock, *, epoch: str, hub: Hub | None = None) -> AsyncIterator[Journal]:
     """Run the writer for as long as the block lasts; at the end everything queued is committed first."""
     last_pos = await store.read(lambda db: int(db.execute("SELECT last_pos FROM journal").get))
     journal = Journal(store, hub or Hub(last_pos), epoch, clock)

@@ -44,9 +44,7 @@ def position(db: apsw.Connection) -> tuple[int, int]:
     return row[0], row[1]
 
 
-def read_stream(
-    db: apsw.Connection, stream: str, after_seq: int, up_to_pos: int, limit: int
-) -> list[Event]:
+def read_stream(db: apsw.Connection, stream: str, after_seq: int, up_to_pos: int, limit: int) -> list[Event]:
     """Up to ``limit`` events of one stream after ``after_seq``, none beyond ``up_to_pos``."""
     return [
         Event(*row)

@@ -82,9 +82,7 @@ def _in_read_transaction(db: apsw.Connection, fn: Callable[[apsw.Connection], T]
 
 
 @asynccontextmanager
-async def open_store(
-    path: Path, *, synchronous: Synchronous = "FULL", readers: int = 2
-) -> AsyncIterator[Store]:
+async def open_store(path: Path, *, synchronous: Synchronous = "FULL", readers: int = 2) -> AsyncIterator[Store]:
     """Open or create the database, migrate it, and close every connection at the end.
 
     Raises ``SchemaError`` for a file that cannot be used, ``StorageError`` for one that cannot be opened.
@@ -96,9 +94,7 @@ async def open_store(
             opened.append(writer)
             await writer.async_run(_set_up_writer, writer, str(path), synchronous)
             for _ in range(readers):
-                reader = await apsw.Connection.as_async(
-                    str(path), flags=apsw.SQLITE_OPEN_READWRITE
-                )
+                reader = await apsw.Connection.as_async(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
                 opened.append(reader)
                 await reader.async_run(_set_up_reader, reader)
         except (*MEDIUM_ERRORS, apsw.CorruptError, apsw.PermissionsError) as error:

@@ -38,17 +38,14 @@ def fold(tx: Tx, stream_id: int) -> int:
     Returns how many events went. Deltas at the very end, with nothing after them, stay.
     """
     rows = tx.execute(
-        "SELECT seq, COALESCE(first_seq, seq) FROM events "
-        "WHERE stream_id = ? AND type <> 'item.delta' ORDER BY seq",
+        "SELECT seq, COALESCE(first_seq, seq) FROM events WHERE stream_id = ? AND type <> 'item.delta' ORDER BY seq",
         (stream_id,),
     )
     kept = tx.execute("SELECT first_seq FROM streams WHERE stream_id = ?", (stream_id,))
     before = int(kept[0][0]) - 1
     for seq, first_seq in rows:
         if first_seq > before + 1:
-            tx.execute(
-                "UPDATE events SET first_seq = ? WHERE stream_id = ? AND seq = ?", (before + 1, stream_id, seq)
-            )
+            tx.execute("UPDATE events SET first_seq = ? WHERE stream_id = ? AND seq = ?", (before + 1, stream_id, seq))
         before = seq
     gone = tx.execute(
         "DELETE FROM events WHERE stream_id = ? AND type = 'item.delta' AND seq < ? RETURNING length(data)",
@@ -110,30 +107,29 @@ def _discount(tx: Tx, sizes: list[tuple[int]] | list[tuple[object, ...]]) -> Non
 
 
 async def keep_up(journal: Journal, retention: Retention, clock: Clock) -> None:
-    """Compact and trim for ever, a slice at a time."""
+    """Compact and trim for ever."""
     while True:
-        now = clock.wall_us()
-        sealed_before = now - int(retention.compact_after_s * 1e6)
-        older_than = now - int(retention.max_age_s * 1e6)
-        folded = trimmed = 0
         try:
-            while True:
-                streams, events = await journal.write(lambda tx: compact_due(tx, sealed_before))
-                folded += events
-                if streams < _SLICE_STREAMS:
-                    break
-            while True:
-                events = await journal.write(lambda tx: trim_due(tx, older_than, retention.max_bytes))
-                trimmed += events
-                if events < _SLICE_EVENTS:
-                    break
-            await journal.write(
-                lambda tx: tx.execute(
-                    "DELETE FROM idempotency WHERE created_us < ?", (older_than,)
-                )
-            )
+            await tidy(journal, retention, clock.wall_us())
         except (apsw.Error, LimitExceeded) as error:
             log.error("journal.upkeep_failed error=%s", error)
-        if folded or trimmed:
-            log.info("journal.upkeep folded=%d trimmed=%d", folded, trimmed)
         await trio.sleep(retention.every_s)
+
+
+async def tidy(journal: Journal, retention: Retention, now_us: int) -> tuple[int, int]:
+    """Do all that is due, a slice at a time; returns how many events were folded and trimmed."""
+    sealed_before = now_us - int(retention.compact_after_s * 1e6)
+    older_than = now_us - int(retention.max_age_s * 1e6)
+    folded = trimmed = 0
+    streams = events = _SLICE_EVENTS
+    while streams >= _SLICE_STREAMS:
+        streams, events = await journal.write(lambda tx: compact_due(tx, sealed_before))
+        folded += events
+    events = _SLICE_EVENTS
+    while events >= _SLICE_EVENTS:
+        events = await journal.write(lambda tx: trim_due(tx, older_than, retention.max_bytes))
+        trimmed += events
+    await journal.write(lambda tx: tx.execute("DELETE FROM idempotency WHERE created_us < ?", (older_than,)))
+    if folded or trimmed:
+        log.info("journal.upkeep folded=%d trimmed=%d", folded, trimmed)
+    return folded, trimmed

@@ -114,9 +114,7 @@ class Events:
     ) -> wire.EventsSubscribeResult:
         """Start a subscription; its events follow once ``answered`` is set."""
         if params.epoch is not None and params.epoch != self._journal.epoch:
-            raise ResyncRequired(
-                "that cursor comes from another database: subscribe without 'since'", first_seq=1
-            )
+            raise ResyncRequired("that cursor comes from another database: subscribe without 'since'", first_seq=1)
         if len(self._held.get(connection, ())) >= MAX_SUBSCRIPTIONS:
             raise LimitExceeded(
                 "too many subscriptions on one connection: end one with events/unsubscribe",
@@ -160,9 +158,7 @@ class Events:
         subscription.last = ("", 0, pos)
         if resync:
             backlog = Backlog({}, None)
-        self._nursery.start_soon(
-            self._serve, connection, subscription, backlog, pos, answered, logs, log_since
-        )
+        self._nursery.start_soon(self._serve, connection, subscription, backlog, pos, answered, logs, log_since)
         return wire.EventsSubscribeResult(
             subscription_id=subscription_id,
             cursors=cursors,
@@ -172,9 +168,7 @@ class Events:
             snapshot=UNSET if snapshot is None else snapshot,
         )
 
-    async def unsubscribe(
-        self, actor: Actor, params: wire.EventsUnsubscribeParams, connection: Subscriber
-    ) -> Empty:
+    async def unsubscribe(self, actor: Actor, params: wire.EventsUnsubscribeParams, connection: Subscriber) -> Empty:
         held = self._held.get(connection, {})
         subscription = held.get(SubscriptionId(params.subscription_id))
         if subscription is None:
@@ -189,9 +183,7 @@ class Events:
     async def read(self, actor: Actor, params: wire.EventsReadParams) -> wire.EventsReadResult:
         """A page of one stream. Raises ``ResyncRequired`` when it would begin before what is kept."""
         if not self._may_read(actor, params.stream):
-            raise PermissionDenied(
-                f"{actor.label} may not read {params.stream}", needs=f"stream:{params.stream}"
-            )
+            raise PermissionDenied(f"{actor.label} may not read {params.stream}", needs=f"stream:{params.stream}")
 
         def look(db: apsw.Connection) -> list[Event]:
             kept = bounds(db, params.stream)
@@ -231,13 +223,10 @@ class Events:
                 await answered.wait()
                 async with trio.open_nursery() as nursery:
                     for stream in logs:
-                        nursery.start_soon(
-                            self._follow_log, connection, subscription, stream, log_since.get(stream)
-                        )
-                    if subscription.patterns:
-                        if not await self._live(connection, subscription, backlog, pos):
-                            await self._say_lagged(connection, subscription)
-                            nursery.cancel_scope.cancel()
+                        nursery.start_soon(self._follow_log, connection, subscription, stream, log_since.get(stream))
+                    if subscription.patterns and not await self._live(connection, subscription, backlog, pos):
+                        await self._say_lagged(connection, subscription)
+                        nursery.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the connection is gone, and with it whoever would want to know
         finally:
@@ -245,9 +234,7 @@ class Events:
             if held is not None:
                 held.pop(subscription.id, None)
 
-    async def _live(
-        self, connection: Subscriber, subscription: _Subscription, backlog: Backlog, pos: int
-    ) -> bool:
+    async def _live(self, connection: Subscriber, subscription: _Subscription, backlog: Backlog, pos: int) -> bool:
         """Replay, then follow the ring. Returns False when the subscriber has been overtaken."""
         hub = self._journal.hub
         if backlog.after_pos is not None:
@@ -295,9 +282,7 @@ class Events:
             if out:
                 await connection.send_many(out)
 
-    async def _replay_all(
-        self, connection: Subscriber, subscription: _Subscription, after_pos: int
-    ) -> tuple[int, int]:
+    async def _replay_all(self, connection: Subscriber, subscription: _Subscription, after_pos: int) -> tuple[int, int]:
         """Replay by position until the ring takes over; returns the slot and the position to go on from."""
         while True:
             index = self._journal.hub.index_after(after_pos)
@@ -322,12 +307,8 @@ class Events:
 
     async def _say_lagged(self, connection: Subscriber, subscription: _Subscription) -> None:
         stream, seq, pos = subscription.last
-        params = wire.LaggedNotification(
-            subscription_id=subscription.id, stream=stream, seq=seq, pos=pos
-        )
-        await connection.send(
-            b'{"jsonrpc":"2.0","method":"notifications/lagged","params":%b}' % _encode(params)
-        )
+        params = wire.LaggedNotification(subscription_id=subscription.id, stream=stream, seq=seq, pos=pos)
+        await connection.send(b'{"jsonrpc":"2.0","method":"notifications/lagged","params":%b}' % _encode(params))
 
 
 def _since(params: wire.EventsSubscribeParams) -> tuple[dict[str, int] | None, int | None]:

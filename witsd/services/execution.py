@@ -51,9 +51,7 @@ async def execute(runs: Runs, run: LiveRun) -> None:
                 await _by_agent(runs, run)
     except WitsdError as error:
         if run.stop_as is None:
-            run.error = ErrorInfo(
-                code=error.code, message=error.message, data={**error.data, "run_id": run.run_id}
-            )
+            run.error = ErrorInfo(code=error.code, message=error.message, data={**error.data, "run_id": run.run_id})
             await runs.end(run, "failed")
             return
     if run.stop_as == "queued":
@@ -140,9 +138,7 @@ async def _in_a_process(runs: Runs, run: LiveRun) -> None:
             del unit.run_processes[process.pid]
         if not outcome.clean:
             tail = bytes(errors).decode(errors="replace").strip()
-            raise AgentFailed(
-                f"{run.agent} {outcome}" + (f": {tail}" if tail else ""), reason=str(outcome)
-            )
+            raise AgentFailed(f"{run.agent} {outcome}" + (f": {tail}" if tail else ""), reason=str(outcome))
     finally:
         unit.release()
 

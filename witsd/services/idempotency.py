@@ -32,12 +32,8 @@ def once(
     )
     if rows:
         if rows[0][0] != digest:
-            raise Conflict(
-                f"the idempotency_key {key!r} was used with other params: take a fresh key", key=key
-            )
+            raise Conflict(f"the idempotency_key {key!r} was used with other params: take a fresh key", key=key)
         return msgspec.json.decode(rows[0][1], type=result), False
     made = make()
-    tx.execute(
-        "INSERT INTO idempotency VALUES (?,?,?,?,?,?)", (actor, method, key, digest, _encode(made), tx.now_us)
-    )
+    tx.execute("INSERT INTO idempotency VALUES (?,?,?,?,?,?)", (actor, method, key, digest, _encode(made), tx.now_us))
     return made, True

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from witsd.services.runs import Runs
 
 
-async def ask(
-    runs: Runs, run: LiveRun, actor: Actor, params: wire.InputsRequestParams
-) -> wire.InputsRequestResult:
+async def ask(runs: Runs, run: LiveRun, actor: Actor, params: wire.InputsRequestParams) -> wire.InputsRequestResult:
     """Put the question and wait for its answer. Raises ``Timeout`` after ``timeout_s`` without one."""
     request_id = runs.ids.new("input")
     send, receive = trio.open_memory_channel[object](1)
@@ -58,9 +56,7 @@ async def ask(
         del run.questions[request_id]
         if run.status == "waiting" and not run.questions:
             run.status = "running"
-        closed = msgspec.structs.replace(
-            item, status="completed" if answered else "cancelled", response=response
-        )
+        closed = msgspec.structs.replace(item, status="completed" if answered else "cancelled", response=response)
         if run.upsert(closed)[0]:
             resolved = types.InputResolvedData(run_id=run.run_id, request_id=request_id)
             runs.journal.append_nowait(

@@ -75,8 +75,7 @@ def load(db: apsw.Connection, run_id: str) -> Run | None:
 
 def load_items(db: apsw.Connection, run_id: str) -> tuple[Item, ...]:
     return tuple(
-        _items.decode(data)
-        for (data,) in db.execute("SELECT data FROM items WHERE run_id = ? ORDER BY n", (run_id,))
+        _items.decode(data) for (data,) in db.execute("SELECT data FROM items WHERE run_id = ? ORDER BY n", (run_id,))
     )
 
 
@@ -141,8 +140,7 @@ def unfinished(db: apsw.Connection) -> list[LiveRun]:
             status=status,
             usage=msgspec.json.decode(usage, type=Usage),
         )
-        for _, run_id, agent, session_id, status, given, _, _, _, usage, stream, timeout_s, actor, created, started, _
-        in db.execute(
+        for _, run_id, agent, session_id, status, given, _, _, _, usage, stream, timeout_s, actor, created, started, _ in db.execute(
             f"SELECT {_COLUMNS} FROM runs WHERE status IN ('queued', 'running', 'waiting') ORDER BY n"
         )
     ]

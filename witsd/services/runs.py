@@ -99,9 +99,7 @@ class Runs:
                 self.insert(tx, run)
                 return wire.RunStarted(run_id=run.run_id)
 
-            return once(
-                tx, actor.label, "runs/start", params.idempotency_key, params, wire.RunStarted, make
-            )
+            return once(tx, actor.label, "runs/start", params.idempotency_key, params, wire.RunStarted, make)
 
         result, made = await self.journal.write(work)
         if made:
@@ -238,9 +236,7 @@ class Runs:
         def work(tx: Tx) -> None:
             for item, n in closed:
                 tx.execute(*run_rows.item_statement(run.run_id, n, item))
-                tx.emit(
-                    entry(run.stream_name, "item.completed", types.ItemData(run_id=run.run_id, item=item))
-                )
+                tx.emit(entry(run.stream_name, "item.completed", types.ItemData(run_id=run.run_id, item=item)))
             run_rows.finish(tx, run)
             tx.emit(entry(run.stream_name, f"run.{status}", data, seals=True))
             if run.session_id is not None:
@@ -321,9 +317,7 @@ class Runs:
         run.error = wire.ErrorInfo(code=error.code, message=error.message, data=dict(error.data))
         self.stop(run, "failed", "")
 
-    async def request_input(
-        self, actor: Actor, params: wire.InputsRequestParams
-    ) -> wire.InputsRequestResult:
+    async def request_input(self, actor: Actor, params: wire.InputsRequestParams) -> wire.InputsRequestResult:
         """Ask a person on behalf of a run, and wait for ``runs/respond``."""
         run = self._of_agent(actor, params.run_id)
         if run is None:
@@ -334,9 +328,7 @@ class Runs:
         """Answer an input request; raises ``NotFound`` when it is not open (any more)."""
         run = await self._require(params.run_id)
         if not isinstance(run, LiveRun) or not questions.answer(run, params):
-            raise NotFound(
-                f"the run has no open question {params.request_id!r}", kind="input", id=params.request_id
-            )
+            raise NotFound(f"the run has no open question {params.request_id!r}", kind="input", id=params.request_id)
         return Empty()
 
     # ---- looking at runs ------------------------------------------------------------------------------
@@ -360,9 +352,7 @@ class Runs:
             )
         )
         more = len(rows) == params.limit
-        return wire.RunPage(
-            items=tuple(run for _, run in rows), next_cursor=str(rows[-1][0]) if more else UNSET
-        )
+        return wire.RunPage(items=tuple(run for _, run in rows), next_cursor=str(rows[-1][0]) if more else UNSET)
 
     async def wait(self, actor: Actor, params: wire.RunsWaitParams) -> wire.Run:
         """The run once it is over. Raises ``Timeout`` when it is not over in time; it goes on then."""
@@ -457,9 +447,7 @@ def cursor_number(cursor: str | None) -> int | None:
 
 
 @asynccontextmanager
-async def open_runs(
-    journal: Journal, supervisor: Supervisor, clock: Clock, ids: Ids
-) -> AsyncIterator[Runs]:
+async def open_runs(journal: Journal, supervisor: Supervisor, clock: Clock, ids: Ids) -> AsyncIterator[Runs]:
     """Execute runs for as long as the block lasts. Call ``close`` before leaving it."""
     deltas = Deltas(journal)
     async with trio.open_nursery() as nursery:

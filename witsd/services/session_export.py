@@ -45,36 +45,30 @@ def search(db: apsw.Connection, params: wire.SessionsSearchParams, offset: int) 
         (*values, params.limit, offset),
     ).fetchall()
     hits = tuple(
-        wire.SearchHit(
-            session_id=row[1], title=row[-2], message=rows.message_view(row[:-2]), snippet=row[-1]
-        )
+        wire.SearchHit(session_id=row[1], title=row[-2], message=rows.message_view(row[:-2]), snippet=row[-1])
         for row in found
     )
     more = len(hits) == params.limit
     return wire.SearchPage(items=hits, next_cursor=str(offset + len(hits)) if more else UNSET)
 
 
-def export(
-    db: apsw.Connection, params: wire.SessionsExportParams, after: int
-) -> wire.SessionsExportResult:
+def export(db: apsw.Connection, params: wire.SessionsExportParams, after: int) -> wire.SessionsExportResult:
     """The piece that follows message number ``after``; the first one begins with the session itself."""
     session = rows.load(db, params.session_id)
     markdown = params.format == "markdown"
     parts = [_title(session) if markdown else _line(session)] if after == 0 else []
-    size = count = 0
+    size = 0
     last = after
-    for row in db.execute(
+    found = db.execute(
         f"SELECT {rows.MESSAGE_COLUMNS} FROM messages m WHERE m.session_id = ? AND m.n > ? ORDER BY m.n",
         (params.session_id, after),
-    ):
+    )
+    for count, row in enumerate(found):
         if count == _PIECE_MESSAGES or size > _PIECE_CHARACTERS:
-            return wire.SessionsExportResult(
-                format=params.format, text="".join(parts), next_cursor=str(last)
-            )
+            return wire.SessionsExportResult(format=params.format, text="".join(parts), next_cursor=str(last))
         message = rows.message_view(row)
         parts.append(_section(message) if markdown else _line(message))
         size += len(parts[-1])
-        count += 1
         last = message.n
     return wire.SessionsExportResult(format=params.format, text="".join(parts))
 

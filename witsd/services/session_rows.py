@@ -27,9 +27,7 @@ _attachments = msgspec.json.Decoder(tuple[wire.Attachment, ...])
 HISTORY_MESSAGES = 200
 HISTORY_BYTES = 1 << 20
 
-SESSION_COLUMNS = (
-    "n, session_id, agent, title, settings, status, run_id, parent_id, messages, created_us, updated_us"
-)
+SESSION_COLUMNS = "n, session_id, agent, title, settings, status, run_id, parent_id, messages, created_us, updated_us"
 MESSAGE_COLUMNS = (
     "m.message_id, m.session_id, m.n, m.role, m.author, m.text, m.status, m.run_id, m.model, "
     "m.attachments, m.created_us"
@@ -70,9 +68,7 @@ def message_view(row: Sequence[Any]) -> wire.Message:
 
 
 def find(db: apsw.Connection, session_id: str) -> wire.Session | None:
-    row = db.execute(
-        f"SELECT {SESSION_COLUMNS} FROM sessions WHERE session_id = ?", (session_id,)
-    ).fetchone()
+    row = db.execute(f"SELECT {SESSION_COLUMNS} FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
     return None if row is None else session_view(row)
 
 

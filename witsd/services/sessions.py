@@ -8,8 +8,8 @@ import msgspec
 
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal, Tx
-from witsd.services import session_rows as rows
 from witsd.services import session_export
+from witsd.services import session_rows as rows
 from witsd.services.idempotency import once
 from witsd.services.runs import Runs, cursor_number
 from witsd.values.actor import Actor
@@ -66,9 +66,7 @@ class Sessions:
             ),
         )
         session = rows.load_tx(tx, session_id)
-        tx.emit(
-            entry(f"session:{session_id}", "session.created", types.SessionData(session=session))
-        )
+        tx.emit(entry(f"session:{session_id}", "session.created", types.SessionData(session=session)))
         return session
 
     async def prompt(self, actor: Actor, params: wire.SessionsPromptParams) -> wire.PromptResult:
@@ -135,9 +133,7 @@ class Sessions:
 
     def _updated(self, tx: Tx, session_id: str) -> wire.Session:
         session = rows.load_tx(tx, session_id)
-        tx.emit(
-            entry(f"session:{session_id}", "session.updated", types.SessionData(session=session))
-        )
+        tx.emit(entry(f"session:{session_id}", "session.updated", types.SessionData(session=session)))
         return session
 
     async def get(self, actor: Actor, params: wire.SessionIdParams) -> wire.Session:
@@ -301,9 +297,7 @@ class Sessions:
 
     async def typing(self, actor: Actor, params: wire.SessionsTypingParams) -> Empty:
         await self._journal.store.read(lambda db: rows.load(db, params.session_id))
-        data = types.SessionTypingData(
-            session_id=params.session_id, author=actor.label, typing=params.typing
-        )
+        data = types.SessionTypingData(session_id=params.session_id, author=actor.label, typing=params.typing)
         self._journal.publish_nowait(f"session:{params.session_id}", "session.typing", _encode(data))
         return Empty()
 

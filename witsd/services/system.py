@@ -54,7 +54,7 @@ class System:
     async def initialize(self, call: InitializeCall, params: wire.InitializeParams) -> wire.InitializeResult:
         """Any version is answered with ours; the client decides whether that will do."""
         if not params.protocol_version:
-            raise InvalidParams("say which version you speak, as in \"1\"", path="params.protocol_version")
+            raise InvalidParams('say which version you speak, as in "1"', path="params.protocol_version")
         actor = self.access.enter(call.connection, call.actor, params.token)
         return wire.InitializeResult(
             protocol_version=wire.PROTOCOL_VERSION,
@@ -108,5 +108,3 @@ class System:
 def _rss_bytes() -> int:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * _PAGE
-
-

@@ -47,9 +47,7 @@ def snapshot(
     def wanted(stream: str) -> bool:
         return matches_any(stream, patterns) and may_read(runs, actor, stream)
 
-    agents = tuple(
-        unit.view() for name, unit in sorted(supervisor.units.items()) if wanted(f"agent:{name}")
-    )
+    agents = tuple(unit.view() for name, unit in sorted(supervisor.units.items()) if wanted(f"agent:{name}"))
     run_ids = [pattern[4:] for pattern in patterns if pattern.startswith("run:") and is_exact(pattern)]
     run_ids += [
         run_id
@@ -66,9 +64,7 @@ def snapshot(
             )
             if wanted(f"session:{session_id}")
         ]
-    sessions = [
-        session_rows.find(db, session_id) for session_id in dict.fromkeys(session_ids)
-    ]
+    sessions = [session_rows.find(db, session_id) for session_id in dict.fromkeys(session_ids)]
     return Snapshot(
         agents=agents,
         runs=tuple(run for run in found_runs if run is not None),

@@ -14,9 +14,12 @@ from witsd.values.spec import AgentSpec
 _TAKEN_OVER = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 
 
-def build(
-    spec: AgentSpec, *, mark: str, socket: Path, run_dir: Path, daemon: Mapping[str, str]
-) -> dict[str, str]:
+def working_folder(spec: AgentSpec) -> Path:
+    """Where the agent's process starts."""
+    return Path(spec.cwd).expanduser()
+
+
+def build(spec: AgentSpec, *, mark: str, socket: Path, run_dir: Path, daemon: Mapping[str, str]) -> dict[str, str]:
     """The variables ``spec``'s process gets; ``daemon`` is the daemon's own environment."""
     env = {name: daemon[name] for name in _TAKEN_OVER if name in daemon}
     # The daemon's own bin folder comes first, so that ``python`` finds the SDK.

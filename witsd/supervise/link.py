@@ -16,9 +16,7 @@ T = TypeVar("T")
 class AgentLink(Protocol):
     """A JSON-RPC connection over an agent's stdin and stdout."""
 
-    async def request(
-        self, method: str, params: object, result: type[T], timeout_s: float | None = None
-    ) -> T:
+    async def request(self, method: str, params: object, result: type[T], timeout_s: float | None = None) -> T:
         """Ask and wait. Raises a ``WitsdError``, or ``trio.BrokenResourceError`` when the agent is gone."""
 
     def notify(self, method: str, params: object) -> None:
@@ -29,7 +27,5 @@ class AgentLink(Protocol):
 
 
 #: ``open_link(stream, actor, on_rubbish)``: serve the agent on that stream for as long as the block lasts.
-OpenLink = Callable[
-    [trio.abc.Stream, Actor, Callable[[bytes], None]], AbstractAsyncContextManager[AgentLink]
-]
+OpenLink = Callable[[trio.abc.Stream, Actor, Callable[[bytes], None]], AbstractAsyncContextManager[AgentLink]]
 __all__ = ["AgentLink", "OpenLink"]

@@ -174,9 +174,7 @@ def _parse(raw: bytes) -> LogLine:
     if len(parts) < 4 or not parts[0].isdigit():  # somebody edited the file
         return LogLine(seq=0, time="", source="witsd", text=raw.decode(errors="replace").rstrip())
     seq, time, source, text = parts
-    return LogLine(
-        seq=int(seq), time=time.decode(), source=source.decode(), text=text.decode(errors="replace")
-    )
+    return LogLine(seq=int(seq), time=time.decode(), source=source.decode(), text=text.decode(errors="replace"))
 
 
 def _offset_after(file: object, seq: int) -> int:

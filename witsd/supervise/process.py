@@ -153,7 +153,9 @@ class Process:
         """
         while self.exit is None:
             await trio.lowlevel.wait_readable(self._pidfd)
-            info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            info = os.waitid(  # noqa: ASYNC222 - WNOHANG
+                os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG
+            )
             if info is not None:
                 plain = info.si_code == os.CLD_EXITED
                 self.exit = Exit(info.si_status, None) if plain else Exit(None, info.si_status)
@@ -186,9 +188,7 @@ class Process:
             await stream.aclose()
 
 
-async def spawn(
-    spawner: Spawner, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]
-) -> Process:
+async def spawn(spawner: Spawner, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Process:
     """Start ``command`` in its own session with three pipes.
 
     Raises ``SpawnError`` with a reason for a person. The death signal kills it if the daemon dies.
@@ -223,9 +223,9 @@ async def spawn(
         popen, pidfd = await spawner.run(fork)
     except OSError as error:
         raise SpawnError(f"could not be started: {error}") from error
-    assert popen.stdin and popen.stdout and popen.stderr
     streams = []
     for pipe in (popen.stdin, popen.stdout, popen.stderr):
+        assert pipe is not None
         streams.append(trio.lowlevel.FdStream(os.dup(pipe.fileno())))
         pipe.close()
     identity = Identity(popen.pid, start_time(popen.pid) or 0, boot_id())
@@ -247,6 +247,6 @@ async def reap_adopted() -> None:
         async for _ in signals:
             for pid in adopted():
                 try:
-                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
                 except ChildProcessError:
                     pass  # reaped between listing and asking

@@ -17,11 +17,11 @@ import msgspec
 import trio
 
 from witsd.supervise import definitions
-from witsd.supervise.environment import build
+from witsd.supervise.environment import build, working_folder
 from witsd.supervise.identity import Identity, is_same, kill_marked
 from witsd.supervise.lifecycle import Lifecycle, Restarted, Start, Stop
 from witsd.supervise.link import AgentLink
-from witsd.supervise.process import Process, SpawnError, reap_adopted, spawn
+from witsd.supervise.process import Process, reap_adopted, spawn
 from witsd.supervise.unit import Surroundings, Unit
 from witsd.values.actor import Actor
 from witsd.values.errors import AgentFailed, InvalidState, NotFound, Timeout
@@ -167,18 +167,17 @@ class Supervisor:
         unit = self.unit(name)
         if unit.life.state == "active":
             return unit
-        unit.tell(Start(by_hand=True))
+        await unit.ask(Start(by_hand=True))
         if wait:
-            await self._reach(unit, unit.generation, timeout_s, "start")
+            await self._reach_active(unit, timeout_s)
         return unit
 
     async def restart(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
         """A new process, whatever the state was."""
         unit = self.unit(name)
-        generation = unit.generation
-        unit.tell(Restarted())
+        await unit.ask(Restarted())
         if wait:
-            await self._reach(unit, generation, timeout_s, "restart")
+            await self._reach_active(unit, timeout_s)
         return unit
 
     async def stop(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
@@ -186,7 +185,7 @@ class Supervisor:
         unit = self.unit(name)
         if unit.life.state == "inactive":
             return unit
-        unit.tell(Stop())
+        await unit.ask(Stop())
         if wait:
             with trio.move_on_after(timeout_s):
                 while unit.life.state not in ("inactive", "failed"):
@@ -195,21 +194,17 @@ class Supervisor:
             raise Timeout(f"{name} has not stopped within {timeout_s:g} s; it goes on stopping")
         return unit
 
-    async def _reach(self, unit: Unit, generation: int, timeout_s: float, verb: str) -> None:
+    async def _reach_active(self, unit: Unit, timeout_s: float) -> None:
         with trio.move_on_after(timeout_s):
-            while True:
+            while unit.life.state in ("starting", "stopping"):
                 await unit.wait_change()
-                if unit.generation == generation:
-                    continue  # the old process is still on its way out
-                match unit.life.state:
-                    case "active":
-                        return
-                    case "failed" | "backoff" | "inactive":
-                        raise AgentFailed(
-                            f"{unit.name} did not {verb}: it {unit.life.reason}. "
-                            f"See its log: witsd agent logs {unit.name}",
-                            reason=unit.life.reason,
-                        )
+            if unit.life.state == "active":
+                return
+            raise AgentFailed(
+                f"{unit.name} did not come up: it {unit.life.reason or 'was stopped'}. "
+                f"See its log: witsd agent logs {unit.name}",
+                reason=unit.life.reason,
+            )
         raise Timeout(f"{unit.name} is still {unit.life.state} after {timeout_s:g} s")
 
     # ---- work -----------------------------------------------------------------------------------------
@@ -229,9 +224,7 @@ class Supervisor:
 
     async def _live(self, unit: Unit) -> Lease:
         if unit.spec.start == "on_demand" and unit.life.state in ("inactive", "stopping"):
-            unit.tell(Start(by_hand=False))
-            if unit.life.state == "inactive":
-                await unit.wait_change()
+            await unit.ask(Start(by_hand=False))
         while unit.life.state != "active" or unit.link is None:
             match unit.life.state:
                 case "failed":
@@ -240,9 +233,7 @@ class Supervisor:
                         reason=unit.life.reason,
                     )
                 case "inactive":
-                    raise InvalidState(
-                        f"{unit.name} is stopped: witsd agent start {unit.name}", state="inactive"
-                    )
+                    raise InvalidState(f"{unit.name} is stopped: witsd agent start {unit.name}", state="inactive")
             await unit.wait_change()
         return Lease(unit, unit.link, unit.generation)
 
@@ -251,11 +242,8 @@ class Supervisor:
         shared = self.shared
         run_dir = shared.run_root / unit.spec.name
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        env = build(
-            unit.spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env
-        )
-        folder = Path(unit.spec.cwd).expanduser()
-        return await spawn(shared.spawner, unit.spec.command, cwd=cwd or folder, env=env)
+        env = build(unit.spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
+        return await spawn(shared.spawner, unit.spec.command, cwd=cwd or working_folder(unit.spec), env=env)
 
     async def stop_all(self) -> None:
         """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``."""
@@ -264,16 +252,16 @@ class Supervisor:
                 nursery.start_soon(self._stop_for_shutdown, unit)
 
     async def _stop_for_shutdown(self, unit: Unit) -> None:
-        unit.tell(Stop("the daemon is stopping"))
+        if unit.life.state == "failed":
+            return  # stays so: the next daemon does not try it again by itself
+        await unit.ask(Stop("the daemon is stopping"))
         while unit.life.state not in ("inactive", "failed"):
             await unit.wait_change()
 
 
 def _process_differs(before: AgentSpec, after: AgentSpec) -> bool:
     return any(
-        getattr(before, field) != getattr(after, field)
-        for field in AgentSpec.__struct_fields__
-        if field not in _POLICY
+        getattr(before, field) != getattr(after, field) for field in AgentSpec.__struct_fields__ if field not in _POLICY
     )
 
 
@@ -291,9 +279,7 @@ def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remem
     for name, state, reason, restarts, pid, start, boot, history in db.execute(
         "SELECT name, state, reason, restarts, pid, start_time, boot_id, history FROM agents"
     ):
-        exits = tuple(
-            min(now, now - (wall_us - t) / 1e6) for t in msgspec.json.decode(history, type=list[int])
-        )
+        exits = tuple(min(now, now - (wall_us - t) / 1e6) for t in msgspec.json.decode(history, type=list[int]))
         # Only a failure outlives the daemon: what ran was ended by its death, which counts against nobody.
         failed = state == "failed"
         life = Lifecycle(
@@ -314,9 +300,7 @@ async def open_supervisor(
 
     ``first_run(folder)`` is called, off the loop, when there is no definition at all.
     """
-    old = await shared.journal.store.read(
-        lambda db: remembered(db, shared.clock.monotonic(), shared.clock.wall_us())
-    )
+    old = await shared.journal.store.read(lambda db: remembered(db, shared.clock.monotonic(), shared.clock.wall_us()))
     swept = await trio.to_thread.run_sync(kill_marked, shared.mark)
     alive = [n for n, r in old.items() if r.identity and is_same(r.identity)]
     if swept or alive:
@@ -330,9 +314,7 @@ async def open_supervisor(
         nursery.start_soon(reap_adopted)
         supervisor = Supervisor(folder, shared, nursery, errors=found.errors)
         stale = [name for name in old if name not in found.specs and name not in found.broken]
-        shared.journal.append_nowait(
-            statements=[("DELETE FROM agents WHERE name = ?", (name,)) for name in stale]
-        )
+        shared.journal.append_nowait(statements=[("DELETE FROM agents WHERE name = ?", (name,)) for name in stale])
         for error in found.errors:
             log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
         for name, spec in found.specs.items():

@@ -99,7 +99,7 @@ class Unit:
     leases: int = 0
     last_exit: str = ""
     _idle_since: float = 0.0
-    _inbox: list[Input] = attrs.field(factory=list)
+    _inbox: list[tuple[Input, trio.Event | None]] = attrs.field(factory=list)
     _told: trio.Event = attrs.field(factory=trio.Event)
     _changed: trio.Event = attrs.field(factory=trio.Event)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -121,8 +121,15 @@ class Unit:
 
     def tell(self, event: Input) -> None:
         """Something has happened or is wanted. Never waits; handled in order by the unit's task."""
-        self._inbox.append(event)
+        self._inbox.append((event, None))
         self._told.set()
+
+    async def ask(self, event: Input) -> None:
+        """Tell, and return once the state says what it makes of it."""
+        handled = trio.Event()
+        self._inbox.append((event, handled))
+        self._told.set()
+        await handled.wait()
 
     async def wait_change(self) -> None:
         """Return at the next change of state."""
@@ -150,13 +157,16 @@ class Unit:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 while True:
-                    self._handle(await self._next(), nursery)
+                    event, handled = await self._next()
+                    self._handle(event, nursery)
+                    if handled is not None:
+                        handled.set()
 
     def end(self) -> None:
         """End the task; for a unit whose process is gone."""
         self._scope.cancel()
 
-    async def _next(self) -> Input:
+    async def _next(self) -> tuple[Input, trio.Event | None]:
         while not self._inbox:
             self._told = trio.Event()
             wake_at = self._wake_at()
@@ -165,9 +175,9 @@ class Unit:
             if self._inbox:
                 break
             if self.life.deadline is not None and self.shared.clock.monotonic() >= self.life.deadline:
-                return Elapsed()
+                return Elapsed(), None
             if self._is_idle():
-                return Stop("idle")
+                return Stop("idle"), None
         return self._inbox.pop(0)
 
     def _wake_at(self) -> float:
@@ -195,9 +205,7 @@ class Unit:
 
     def _handle(self, event: Input, nursery: trio.Nursery) -> None:
         before = self.life
-        self.life, effects = step(
-            before, event, self.spec, self.shared.clock.monotonic(), self.shared.jitter()
-        )
+        self.life, effects = step(before, event, self.spec, self.shared.clock.monotonic(), self.shared.jitter())
         if self.life.state != before.state:
             self._idle_since = self.shared.clock.monotonic()
             self.since_us = self.shared.clock.wall_us()
@@ -216,9 +224,7 @@ class Unit:
                         self.tell(Exited("stopped", failure=False))
                     # else: it is being forked right now; _live looks again once it is there
         if (self.life.state, self.life.reason) != (before.state, before.reason):
-            log.info(
-                "agent.%s agent=%s reason=%s", self.life.state, self.name, self.life.reason or "-"
-            )
+            log.info("agent.%s agent=%s reason=%s", self.life.state, self.name, self.life.reason or "-")
             self.record(publish=True)
             self._changed.set()
             self._changed = trio.Event()
@@ -258,15 +264,11 @@ class Unit:
         """One process from fork to reaping; its end is told exactly once."""
         shared, spec = self.shared, self.spec
         run_dir = shared.run_root / spec.name
-        env = environment.build(
-            spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env
-        )
+        env = environment.build(spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
         command = list(spec.command) if spec.kind != "assistant" else list(shared.assistant_command)
         try:
             run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            process = await spawn(
-                shared.spawner, command, cwd=Path(spec.cwd).expanduser(), env=env
-            )
+            process = await spawn(shared.spawner, command, cwd=environment.working_folder(spec), env=env)
         except (SpawnError, OSError) as error:
             self.last_exit = str(error)
             await shared.logs.of(spec.name).write("witsd", [str(error).encode()])
@@ -318,9 +320,7 @@ class Unit:
             async with shared.open_link(stream, self.actor, rubbish.append) as link:
                 nursery.start_soon(self._log_rubbish, rubbish)
                 try:
-                    result = await link.request(
-                        "initialize", self._introduction(), AgentInitializeResult
-                    )
+                    result = await link.request("initialize", self._introduction(), AgentInitializeResult)
                     if result.protocol_version != PROTOCOL_VERSION:
                         self.tell(Broken(f"speaks protocol {result.protocol_version!r}, not '1'"))
                     self.link = link
@@ -364,9 +364,7 @@ class Unit:
             await trio.sleep(health.interval_s)
             nonce = self.shared.ids.new("nonce")
             try:
-                answer = await link.request(
-                    "ping", PingParams(nonce=nonce), PingResult, timeout_s=health.timeout_s
-                )
+                answer = await link.request("ping", PingParams(nonce=nonce), PingResult, timeout_s=health.timeout_s)
                 alive = answer.nonce == nonce
             except WitsdError:
                 alive = False

@@ -126,9 +126,7 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
                 try:
                     values[key] = msgspec.convert(here[key], hint)
                 except msgspec.ValidationError as error:
-                    raise ConfigError(
-                        _at(file, text, section, key, f"`{name}`: {str(error).lower()}")
-                    ) from None
+                    raise ConfigError(_at(file, text, section, key, f"`{name}`: {str(error).lower()}")) from None
                 origins[name] = str(file)
             else:
                 origins[name] = "default"
@@ -170,9 +168,7 @@ def _from_text(text: str, hint: Any, where: str) -> Any:
         raise ConfigError(f"{where} = {text!r}: {str(error).lower()}") from None
 
 
-def _models(
-    file: Path, text: str, table: dict[str, Any], env: Mapping[str, str]
-) -> tuple[ModelsConfig, str]:
+def _models(file: Path, text: str, table: dict[str, Any], env: Mapping[str, str]) -> tuple[ModelsConfig, str]:
     origin = "default"
     section = dict(table.get("models", {}))
     if unknown := set(section) - {"default"}:

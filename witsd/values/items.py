@@ -16,7 +16,6 @@ class _Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_de
     status: ItemStatus = "in_progress"
 
 
-
 class MessageItem(_Item, frozen=True, kw_only=True, tag="message", omit_defaults=True):
     """What was said. ``role`` is ``assistant`` for the agent's own words."""
 

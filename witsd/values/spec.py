@@ -77,9 +77,7 @@ class Grants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     agents: tuple[str, ...] = ()
 
 
-class AgentSpec(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
-):
+class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One agent. Only ``name``, ``kind`` and, for native and exec, ``command`` are required."""
 
     name: Name

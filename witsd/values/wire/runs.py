@@ -10,9 +10,7 @@ from msgspec import Meta
 from witsd.values.items import Item
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
 
-RunStatus = Literal[
-    "queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted"
-]
+RunStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted"]
 #: The four ways a run can be over.
 RUN_ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled", "interrupted"})
 Timeout = Annotated[float, Meta(gt=0, le=31_536_000)]
