@@ -74,3 +74,9 @@ def test_the_comparison_can_fail() -> None:
     assert not has({"id": 1, "error": {"code": -32601}}, {"id": 1, "error": {"code": -32601}})
     assert not has([error], [error, error])
     assert not has(None, {"id": 1})
+
+
+def test_rpc_discover_answers_the_committed_document(daemon: Daemon) -> None:
+    committed = json.loads((ROOT / "protocol/openrpc.json").read_text())
+    del committed["x-generated"]
+    assert daemon.call("rpc.discover") == committed
