@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from tests.support.door import LIMITS, ask_stream, open_house, read_to_end
 from witsd.door.http import Deadlines
@@ -165,9 +166,8 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     room = MAX_SOCKET_PATH - len(str(tmp_path)) - 1
-    with claim_unix(tmp_path / ("x" * room)) as longest:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(longest.path))
+    with claim_unix(tmp_path / ("x" * room)) as longest, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(longest.path))
     path = tmp_path / ("x" * (room + 1))
     with pytest.raises(ListenError) as refused, claim_unix(path):
         pass
@@ -207,9 +207,7 @@ async def test_remote_when_it_is_asked_for() -> None:
         assert listener.socket.getsockname()[1]
 
 
-@pytest.mark.parametrize(
-    "address", ["", "9487", "example.org:1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:-1"]
-)
+@pytest.mark.parametrize("address", ["", "9487", "example.org:1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:-1"])
 async def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ListenError, match="HOST:PORT"):
         open_tcp(address)
@@ -221,7 +219,7 @@ async def test_running_out_of_descriptors_does_not_end_the_listener(
     import errno
 
     failures = [OSError(errno.EMFILE, "Too many open files")] * 5 + [OSError(errno.EPERM, "Not permitted")]
-    one, two = trio.testing.memory_stream_pair()
+    one, _ = trio.testing.memory_stream_pair()
 
     class Listener:
         async def accept(self) -> object:
@@ -320,7 +318,7 @@ def test_a_descendant_is_named_by_its_mark_or_its_session(tmp_path: Path) -> Non
 
 def test_the_unknown_agent_may_use_nothing() -> None:
     for what in ("tools", "memory", "models", "agents"):
-        assert not UNKNOWN_AGENT.granted(what, "anything")  # type: ignore[arg-type]
+        assert not UNKNOWN_AGENT.granted(what, "anything")
     assert UNKNOWN_AGENT.scopes == frozenset()
 
 
@@ -367,11 +365,10 @@ def test_chains_that_are_endless_broken_or_impossible(tmp_path: Path) -> None:
 
 
 async def test_the_owner_and_an_agent_over_the_socket(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
-        async with await trio.open_unix_socket(str(house.door.unix)) as stream:
-            answer = await ask_stream(stream, "initialize")
-            assert answer["result"]["label"] == "owner"
-            assert "result" in await ask_stream(stream, "auth/ticket")
+    async with open_house(tmp_path) as house, await trio.open_unix_socket(str(house.door.unix)) as stream:
+        answer = await ask_stream(stream, "initialize")
+        assert answer["result"]["label"] == "owner"
+        assert "result" in await ask_stream(stream, "auth/ticket")
     # The daemon of this door is somebody else's child: whoever dials descends from it.
     agent = Identifier(resolve_agent=lambda pids: ECHO, daemon_pid=os.getppid())
     async with open_house(tmp_path, identifier=agent) as house:
@@ -396,10 +393,12 @@ async def test_a_token_narrows_what_a_program_of_the_owner_may_do(tmp_path: Path
 
 async def test_nobody_has_little_time(tmp_path: Path) -> None:
     nobody = Identifier(daemon_pid=2**22, proc=tmp_path / "empty")
-    async with open_house(tmp_path, identifier=nobody, deadlines=Deadlines(authenticate_s=0.3)) as house:
-        async with await trio.open_unix_socket(str(house.door.unix)) as stream:
-            assert (await ask_stream(stream, "ping"))["error"]["code"] == -32004
-            assert await read_to_end(stream) == b""
+    async with (
+        open_house(tmp_path, identifier=nobody, deadlines=Deadlines(authenticate_s=0.3)) as house,
+        await trio.open_unix_socket(str(house.door.unix)) as stream,
+    ):
+        assert (await ask_stream(stream, "ping"))["error"]["code"] == -32004
+        assert await read_to_end(stream) == b""
 
 
 async def test_a_socket_of_another_user_is_closed_without_a_word(

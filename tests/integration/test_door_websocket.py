@@ -28,9 +28,12 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def closes(websocket: WebSocketConnection) -> None:
-    with trio.fail_after(10), pytest.raises(ConnectionClosed):
-        while True:
-            await websocket.get_message()
+    with trio.fail_after(10):
+        try:
+            while True:
+                await websocket.get_message()
+        except ConnectionClosed:
+            pass
 
 
 async def test_nothing_works_before_a_credential(house: House) -> None:
@@ -201,7 +204,7 @@ async def test_closing_the_door_ends_connections(house: House) -> None:
         await ask_websocket(websocket, "ping")
         async with await house.dial() as idle:
             await house.door.stop_accepting()
-            with pytest.raises(OSError, match="."):
+            with pytest.raises(OSError, match="onnect"):
                 await house.dial()
             assert "result" in await ask_websocket(websocket, "ping")
             with trio.fail_after(10):

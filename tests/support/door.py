@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from witsd.rpc.call import Call
 from witsd.rpc.dispatch import Dispatcher
 from witsd.rpc.methods import Method
 from witsd.services.access import Access, open_access
-from witsd.values.actor import Scope
+from witsd.values.actor import OWNER, Scope
 from witsd.values.clock import SystemClock
 from witsd.values.ids import TimeOrderedIds
 from witsd.values.wire.auth import Ticket, TokenCreated, TokensCreateParams, TokensRevokeParams
@@ -77,6 +78,24 @@ class Wait:
 
 
 @attrs.define(eq=False)
+class Calls:
+    """What got as far as a method: the labels of those who entered, and the names of what was called."""
+
+    names: list[str] = attrs.field(factory=list)
+    entered: dict[str, trio.Event] = attrs.field(factory=lambda: defaultdict(trio.Event))
+
+    def wrap(self, method: Method) -> Method:
+        async def call(call: Call, params: Any) -> Any:
+            self.names.append(method.name)
+            result = await method.call(call, params)
+            if isinstance(result, ActorInfo):
+                self.entered[result.label].set()
+            return result
+
+        return attrs.evolve(method, call=call)
+
+
+@attrs.define(eq=False)
 class House:
     """Everything a test of the door needs."""
 
@@ -85,6 +104,7 @@ class House:
     journal: Journal
     clock: FakeClock
     wait: Wait
+    calls: Calls
 
     @property
     def port(self) -> int:
@@ -99,15 +119,11 @@ class House:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
 
     async def token(self, *scopes: Scope, **params: Any) -> TokenCreated:
-        from witsd.values.actor import OWNER
-
         made = TokensCreateParams(name="test", scopes=scopes or (Scope.READ,), **params)
         return await self.access.create_token(OWNER, made)
 
     async def sign_in(self) -> tuple[str, str]:
         """A ticket redeemed as the page does it: the Cookie header and the secret of the tab."""
-        from witsd.values.actor import OWNER
-
         ticket = await self.access.ticket(OWNER, Empty())
         reply = await self.post_form(ticket.ticket)
         assert reply.status == 200, reply
@@ -218,7 +234,7 @@ async def ask_stream(stream: trio.SocketStream, method: str, params: Any = None)
     return json.loads(data)
 
 
-def methods(access: Access, wait: Wait) -> dict[str, Method]:
+def methods(access: Access, wait: Wait, calls: Calls) -> dict[str, Method]:
     """The real calls of ``Access``, and three methods that need no other service."""
 
     async def initialize(call: Call, params: InitializeParams) -> ActorInfo:
@@ -250,7 +266,7 @@ def methods(access: Access, wait: Wait) -> dict[str, Method]:
             lambda c, p: access.revoke_token(c.actor, p), scope=Scope.ADMIN, mutates=True, target="token_id",
         ),
     )  # fmt: skip
-    return {row.name: row for row in rows}
+    return {row.name: calls.wrap(row) for row in rows}
 
 
 @asynccontextmanager
@@ -267,10 +283,10 @@ async def open_house(
     clock = clock or FakeClock()
     ids = TimeOrderedIds(SystemClock().wall_us)
     log = logging.getLogger("test")
-    wait = Wait()
+    wait, calls = Wait(), Calls()
     async with open_store(home / "test.db") as store, open_journal(store, clock, epoch="e") as journal:
         access = await open_access(journal, clock, ids)
-        table = methods(access, wait)
+        table = methods(access, wait, calls)
         make: Callable[[Mapping[str, Method]], Dispatcher] = lambda rows: Dispatcher(  # noqa: E731
             rows, {}, lambda *_: None, ids, log
         )
@@ -283,4 +299,4 @@ async def open_house(
             identifier=identifier,
             deadlines=deadlines,
         ) as door:
-            yield House(door, access, journal, clock, wait)
+            yield House(door, access, journal, clock, wait, calls)
