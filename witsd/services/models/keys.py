@@ -136,16 +136,14 @@ def _checked(value: str, source: str) -> Secret:
         raise KeyUnavailable(f"the key in {source} is empty")
     if not _KEY.fullmatch(value):
         # httpx would name the whole value in its complaint.
-        raise KeyUnavailable(
-            f"the key in {source} has blanks, line breaks or non-ASCII in it: it must be one word"
-        )
+        raise KeyUnavailable(f"the key in {source} has blanks, line breaks or non-ASCII in it: it must be one word")
     return Secret(value, source)
 
 
 def _read_private(path: Path, *, private: bool = True) -> str:
     """Read a small file whose permissions are those of the file actually read."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(fd, "rb") as file:
+    try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise KeyUnavailable(f"{path} is not a regular file")
@@ -154,7 +152,11 @@ def _read_private(path: Path, *, private: bool = True) -> str:
             raise KeyUnavailable(f"{path} can be read by others (mode {mode:04o}): chmod 600 {path}")
         if private and info.st_uid not in (os.geteuid(), 0):
             raise KeyUnavailable(f"{path} belongs to another user: chown it to yours")
-        data = file.read(_MAX_FILE_BYTES + 1)
+        data = b""
+        while len(data) <= _MAX_FILE_BYTES and (piece := os.read(fd, _MAX_FILE_BYTES + 1 - len(data))):
+            data += piece
+    finally:
+        os.close(fd)
     if len(data) > _MAX_FILE_BYTES:
         raise KeyUnavailable(f"{path} is too large to hold a key")
     try:
