@@ -52,7 +52,7 @@ def test_ctrl_c_interrupts_the_answer_and_what_was_typed_comes_next(probe: Daemo
         chat.line("wait")
         chat.until("begun ")
         chat.line("typed meanwhile")
-        chat.until("typed meanwhile")
+        chat.until("(comes next)")  # before that the terminal would drop the line at Ctrl-C
         chat.press(CTRL_C)
         chat.until("cancelled")
         chat.until("typed meanwhile \n")

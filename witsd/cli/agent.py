@@ -11,13 +11,16 @@ import click
 from witsd.cli.base import Noun, agent_argument
 from witsd.cli.connect import Failed, call, pages, run
 from witsd.cli.connect import follow as forever
+from witsd.cli.follow import events, plain
 from witsd.cli.output import dotted, emit_json, emit_json_line, fields, say, table
 from witsd.cli.text import clock_time, neutral, one_line, when
 
 if TYPE_CHECKING:
-    from witsd_client import Client
+    from witsd_client import Client, Subscription
 
 NOT_FOUND = -32002
+#: How long `add` waits for an agent to come up; it goes on coming up when this is over.
+START_WAIT_S = 60
 
 
 @click.group(cls=Noun)
@@ -94,6 +97,8 @@ def agent_add(
     witsd agent add digest -- python examples/digest_agent.py
     witsd agent add upper --kind exec --run-per-request -- tr a-z A-Z
     """
+    import trio
+
     if run_per_request and kind != "exec":
         raise click.UsageError("--run-per-request goes with --kind exec")
     spec: dict[str, Any] = {"name": name, "kind": kind, "command": list(command), "cwd": os.getcwd()}
@@ -109,17 +114,31 @@ def agent_add(
     async def define(client: Client) -> dict[str, Any]:
         if not replace:
             await _refuse_taken(client, name)
-        made: dict[str, Any] = await client.call("agents/define", {"spec": spec})
-        if no_wait or start in ("on_demand", "manual") or run_per_request:
-            return made
-        started: dict[str, Any] = await client.call("agents/start", {"name": name, "wait": True})
-        return started
+        async with client.subscribe([f"agent:{name}"], types=["agent.state"]) as states:
+            made: dict[str, Any] = await client.call("agents/define", {"spec": spec})
+            if not no_wait and made["state"] == "starting":
+                with trio.move_on_after(START_WAIT_S):
+                    await _wait_started(states)
+                made = await client.call("agents/get", {"name": name})
+        return made
 
     made = run(define)
     if as_json:
         emit_json(made)
     else:
         _say_state(made)
+    if made["state"] in ("backoff", "failed"):
+        raise Failed(
+            f"{name} is defined but does not come up: {made.get('reason') or made['state']}",
+            hint=f"see what it wrote: `witsd agent logs {name}`",
+        )
+
+
+async def _wait_started(states: Subscription) -> None:
+    """Return once an agent that is starting is so no more, one way or the other."""
+    async for event in states:
+        if plain(event)["type"] == "resync" or plain(event)["data"]["state"] not in ("starting", "stopping"):
+            return
 
 
 async def _refuse_taken(client: Client, name: str) -> None:
@@ -188,8 +207,6 @@ def _say_state(state: dict[str, Any]) -> None:
               help="How many of the last lines.")
 def agent_logs(name: str, follow: bool, tail: int, as_json: bool) -> None:
     """What an agent has written. With --json one line a log line."""
-    from witsd.cli.follow import events
-
     stream = f"log:{name}"
 
     async def show(client: Client) -> None:

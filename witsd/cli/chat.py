@@ -257,6 +257,7 @@ class _Chat:
                         self._typed.append(line)
                     elif line.strip():
                         owed.append(await self._say(client, line.strip()))
+                        note("(comes next)")
 
         async with trio.open_nursery() as nursery:
             if self._person:

@@ -43,7 +43,7 @@ async def run_events(client: Client, run_id: str) -> AsyncGenerator[dict[str, An
 
 
 def plain(event: Event | Resync) -> dict[str, Any]:
-    """An event as the wire has it."""
+    """An event as ``events/read`` shows it: without what belongs to the subscription it came by."""
     import msgspec
     from witsd_client import Resync
 
@@ -51,6 +51,7 @@ def plain(event: Event | Resync) -> dict[str, Any]:
     if isinstance(event, Resync):
         fields.pop("snapshot")
         return {"type": "resync", **fields}
+    fields.pop("subscription_id", None)
     return fields
 
 

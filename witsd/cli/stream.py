@@ -38,7 +38,8 @@ def outcome_error(status: str, run: dict[str, Any]) -> Failed | None:
     if status == "failed":
         error = run.get("error") or {"code": 0, "message": "the run failed"}
         data = error.get("data") or {}
-        return Failed(error["message"], hint=hint_for(error["code"], data))
+        hint = hint_for(error["code"], data)
+        return Failed(error["message"], hint=hint.replace("NAME", run["agent"]) if run.get("agent") else hint)
     reason = f": {run['reason']}" if run.get("reason") else ""
     return Failed(f"the run was {status}{reason}")
 
@@ -58,6 +59,7 @@ class RunPrinter:
         self._safe = Neutralizer()
         self._open_item = ""
         self._ends_line = True
+        self._agent = ""
         self.said_anything = False
         self.status = ""
         self.end: dict[str, Any] = {}
@@ -66,7 +68,9 @@ class RunPrinter:
     def feed(self, event: dict[str, Any]) -> None:
         """Take the next event of the run's stream."""
         kind, data = event["type"], event["data"]
-        if kind == "item.delta":
+        if kind in ("run.queued", "run.started"):
+            self._agent = data["agent"]
+        elif kind == "item.delta":
             self._append(data["item_id"], data["text"])
         elif kind in ("item.started", "item.updated", "item.completed"):
             self._item(data["item"], done=kind == "item.completed")
@@ -82,7 +86,7 @@ class RunPrinter:
 
     def failure(self) -> Failed | None:
         """None when the run has completed, otherwise what to tell."""
-        return outcome_error(self.status or "interrupted", self.end)
+        return outcome_error(self.status or "interrupted", {"agent": self._agent, **self.end})
 
     def failure_text(self) -> str:
         """How the run ended in a few words; empty when it completed. Needs no connection."""
