@@ -21,7 +21,7 @@ from pathlib import Path
 import attrs
 import msgspec
 import trio
-from trio import TaskStatus
+from trio import TaskStatus  # type: ignore[attr-defined, unused-ignore]
 from witsd_client.paths import Paths
 
 from witsd import __version__

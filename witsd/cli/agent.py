@@ -32,16 +32,16 @@ def agent() -> None:
 @click.option("--skill", help="Only those that have this skill.")
 def agent_list(skill: str | None, as_json: bool) -> None:
     """The agents and the state each is in."""
-    items = pages("agents/list", {"skill": skill}, None)
+    found = pages("agents/list", {"skill": skill}, None)
     if as_json:
-        emit_json(items)
+        emit_json(found)
         return
     table(
         ("name", "kind", "state", "health", "pid", "restarts", "since", "about"),
         [
             (a["name"], a["kind"], a["state"], a["health"], a.get("pid"), a["restarts"], when(a["since"]),
              one_line(a.get("reason") or a["spec"].get("description", ""), 60))
-            for a in items
+            for a in found["items"]
         ],
         empty="no agents: `witsd agent add NAME -- COMMAND` defines one",
     )

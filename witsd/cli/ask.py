@@ -33,8 +33,8 @@ STDIN_WAIT_S = 3.0
 def ask(agent: str, text: tuple[str, ...], session_id: str | None, verbose: bool, as_json: bool) -> None:
     """Ask AGENT; TEXT is what to say. Ctrl-C cancels.
 
-    What is piped in goes along as an attachment, or is the text when there is none; `-` in TEXT waits
-    for it however long it takes. With --json the run's events come as JSON Lines; the last one says
+    What is piped in goes along as an attachment, or is the text when there is none; `-` as the last
+    word waits for it however long it takes. With --json the run's events come as JSON Lines; the last one says
     how it ended.
 
     \b
@@ -102,8 +102,8 @@ async def _answer(client: Client, run_id: str, question: dict[str, Any]) -> None
 
 def _said(words: tuple[str, ...]) -> tuple[str, str]:
     """The text and what was piped in beside it."""
-    explicit = "-" in words
-    text = " ".join(word for word in words if word != "-")
+    explicit = words[-1:] == ("-",)  # elsewhere it is a word of the text, as in 3 - 2
+    text = " ".join(words[:-1] if explicit else words)
     piped = _stdin(wait=explicit or not text) if explicit or not is_tty(sys.stdin) else ""
     if not text:
         if not piped.strip():
@@ -126,7 +126,7 @@ def _stdin(*, wait: bool) -> str:
         return ""  # /dev/null and its like
     if not wait and not stat.S_ISREG(mode) and not select.select([0], [], [], STDIN_WAIT_S)[0]:
         note(f"nothing came on standard input within {STDIN_WAIT_S:g} s: going on without it "
-             "(`-` in the text waits for it, `< /dev/null` says that there is none)")
+             "(`-` as the last word waits for it, `< /dev/null` says that there is none)")
         return ""
     data = sys.stdin.buffer.read(STDIN_MAX_BYTES + 1)
     if len(data) > STDIN_MAX_BYTES:

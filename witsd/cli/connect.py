@@ -81,10 +81,10 @@ def call(method: str, params: Mapping[str, Any] | None = None) -> Any:
     return run(one)
 
 
-def pages(method: str, params: Mapping[str, Any], limit: int | None) -> list[Any]:
-    """The items of a list, page after page, until there are ``limit`` (None: all of them)."""
+def pages(method: str, params: Mapping[str, Any], limit: int | None) -> dict[str, Any]:
+    """A list as one page, gathered until it has ``limit`` items (None: all): ``{items, next_cursor?}``."""
 
-    async def collect(client: Client) -> list[Any]:
+    async def collect(client: Client) -> dict[str, Any]:
         items: list[Any] = []
         wanted = {k: v for k, v in params.items() if v is not None}
         while True:
@@ -93,7 +93,7 @@ def pages(method: str, params: Mapping[str, Any], limit: int | None) -> list[Any
             items += page["items"]
             cursor = page.get("next_cursor")
             if cursor is None or (limit is not None and len(items) >= limit):
-                return items
+                return {**page, "items": items}
             wanted["cursor"] = cursor
 
     return run(collect)
@@ -163,7 +163,7 @@ def _near_agents(name: str) -> list[str]:
     from witsd_client.errors import ClientError
 
     try:
-        names = [agent["name"] for agent in pages("agents/list", {}, None)]
+        names = [agent["name"] for agent in pages("agents/list", {}, None)["items"]]
     except ClientError:
         return []  # the first error is the one to show
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

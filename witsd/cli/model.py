@@ -17,16 +17,16 @@ def model() -> None:
 @model.command(name="list")
 def model_list(as_json: bool) -> None:
     """The models, and why one is not available."""
-    items = pages("models/list", {}, None)
+    found = pages("models/list", {}, None)
     if as_json:
-        emit_json(items)
+        emit_json(found)
         return
     table(
         ("model", "provider", "kind", "default", "available", "about"),
         [
             (m["name"], m["provider"], m["kind"], "yes" if m["default"] else "",
              "yes" if m["available"] else "no", m.get("reason", ""))
-            for m in items
+            for m in found["items"]
         ],
         empty="no models",
     )

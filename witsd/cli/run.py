@@ -31,16 +31,16 @@ def run_list(
 ) -> None:
     """Runs, latest first."""
     params = {"agent": agent, "session_id": session_id, "status": status}
-    items = pages("runs/list", params, limit)
+    found = pages("runs/list", params, limit)
     if as_json:
-        emit_json(items)
+        emit_json(found)
         return
     table(
         ("run", "agent", "status", "asked", "took", "input"),
         [
             (r["run_id"], r["agent"], r["status"], when(r["created_at"]), _took(r),
              one_line(r["input"].get("text", ""), 50))
-            for r in items
+            for r in found["items"]
         ],
         empty="no runs",
     )

@@ -30,11 +30,11 @@ def session() -> None:
 @limit_option(20)
 def session_list(agent: str | None, limit: int, as_json: bool) -> None:
     """Sessions, latest first."""
-    items = pages("sessions/list", {"agent": agent}, limit)
+    found = pages("sessions/list", {"agent": agent}, limit)
     if as_json:
-        emit_json(items)
+        emit_json(found)
     else:
-        show_sessions(items)
+        show_sessions(found["items"])
 
 
 def show_sessions(items: list[dict[str, Any]], *, numbered: bool = False) -> None:
@@ -103,16 +103,16 @@ def session_search(
 ) -> None:
     """Find messages by their words."""
     params = {"query": " ".join(query), "agent": agent, "session_id": session_id}
-    hits = pages("sessions/search", params, limit)
+    found = pages("sessions/search", params, limit)
     if as_json:
-        emit_json(hits)
+        emit_json(found)
         return
     table(
         ("session", "n", "author", "when", "text"),
         [
             (h["session_id"], h["message"]["n"], h["message"]["author"], when(h["message"]["created_at"]),
              one_line(h["snippet"], 80))
-            for h in hits
+            for h in found["items"]
         ],
         empty="nothing found",
     )

@@ -58,16 +58,16 @@ def token_create(name: str, scopes: tuple[str, ...], expires_s: float | None, as
 @token.command(name="list")
 def token_list(as_json: bool) -> None:
     """The tokens, without their secrets."""
-    items = pages("tokens/list", {}, None)
+    found = pages("tokens/list", {}, None)
     if as_json:
-        emit_json(items)
+        emit_json(found)
         return
     table(
         ("token", "name", "scopes", "created", "expires", "last used"),
         [
             (t["token_id"], t["name"], ",".join(t["scopes"]), when(t["created_at"]),
              when(t["expires_at"]) if t.get("expires_at") else "never", when(t.get("last_used_at")))
-            for t in items
+            for t in found["items"]
         ],
         empty="no tokens",
     )

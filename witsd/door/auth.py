@@ -15,6 +15,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 #: ``own``: a page that this daemon served. ``allowed``: one that ``listen.allowed_origins`` names.
 Origin = Literal["absent", "own", "allowed", "null", "foreign"]
 
+#: Addresses that stand for all of the machine's, and so for no name of ours.
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 #: Cookies of ours that are looked at in one request.
 MAX_COOKIES = 64
 
@@ -29,12 +31,10 @@ class Policy:
     origins: frozenset[str]
 
     @classmethod
-    def make(
-        cls, *, address: str, port: int, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]
-    ) -> Policy:
+    def make(cls, *, address: str, port: int, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]) -> Policy:
         """For a listener at ``address:port``. A name in ``allowed_hosts`` may carry a port of its own."""
         names = {"127.0.0.1", "localhost", "[::1]"}
-        if address not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        if address not in EVERYWHERE:
             names.add(f"[{address}]" if ":" in address else address)
         hosts = {f"{name}:{port}" for name in names}
         if port == 80:  # browsers leave the default port out

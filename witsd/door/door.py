@@ -18,7 +18,7 @@ import attrs
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, wrap_server_stream
 
-from witsd.door.auth import Policy
+from witsd.door.auth import EVERYWHERE, Policy
 from witsd.door.http import (
     SECURITY_HEADERS,
     Deadlines,
@@ -75,10 +75,7 @@ def without_streams(methods: Mapping[str, Method]) -> dict[str, Method]:
         )
 
     streams = ("events/subscribe", "events/unsubscribe")
-    return {
-        name: attrs.evolve(method, call=refuse) if name in streams else method
-        for name, method in methods.items()
-    }
+    return {name: attrs.evolve(method, call=refuse) if name in streams else method for name, method in methods.items()}
 
 
 @attrs.define(eq=False)
@@ -306,9 +303,7 @@ class Door:
 
 
 def _overloaded(limit: int) -> Overloaded:
-    return Overloaded(
-        f"all {limit} connections are taken: try again in a moment", retry_after_ms=_RETRY_AFTER_MS
-    )
+    return Overloaded(f"all {limit} connections are taken: try again in a moment", retry_after_ms=_RETRY_AFTER_MS)
 
 
 def _http_overloaded(limit: int) -> bytes:
@@ -368,7 +363,9 @@ async def open_door(
             if settings.http:
                 address, port = tcp.socket.getsockname()[:2]
                 door.http = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-                access.http_url = f"http://{door.http}"
+                # Bound to every address, it is reached by the one that a browser here can use.
+                everywhere = address in EVERYWHERE
+                access.http_url = f"http://127.0.0.1:{port}" if everywhere else f"http://{door.http}"
                 policy = Policy.make(
                     address=address,
                     port=port,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -167,19 +168,20 @@ def _pinned(sock: HasOptions, pid: int) -> Iterator[Callable[[], bool]]:
             yield lambda: False
             return
     try:
-        yield lambda: _pid_of(pidfd) == pid
+        yield lambda: _not_reaped(pidfd)
     finally:
         os.close(pidfd)
 
 
-def _pid_of(pidfd: int) -> int:
-    """The pid a pidfd stands for, -1 once that process has been reaped (proc_pid_fdinfo(5))."""
-    with open(f"/proc/self/fdinfo/{pidfd}") as lines:
-        for line in lines:
-            key, _, value = line.partition(":")
-            if key == "Pid":
-                return int(value)
-    return -1
+def _not_reaped(pidfd: int) -> bool:
+    """Whether the process still has its pid, as a zombie or alive (pidfd_send_signal(2), signal 0)."""
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is there, with rights that are not ours
+    return True
 
 
 def _read_stat(proc: Path, pid: int) -> _Stat | None:

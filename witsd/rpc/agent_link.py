@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -51,13 +51,23 @@ class AgentLinks:
 
     @asynccontextmanager
     async def open(
-        self, stream: trio.abc.Stream, actor: Actor, on_rubbish: Callable[[bytes], None]
+        self,
+        stream: trio.abc.Stream,
+        actor: Actor,
+        on_rubbish: Callable[[bytes], None],
+        pace: Callable[[], Awaitable[None]],
     ) -> AsyncIterator[_Link]:
         """Serve the agent on ``stream`` for as long as the block lasts."""
         assert self.dispatcher is not None, "agents are started after the dispatcher is built"
         messages = ByteStreamMessages(stream, limit=self._limits.message_bytes, newline_only=True)
         peer = Peer(
-            messages, self.dispatcher, actor, self._limits, is_agent_stdio=True, on_rubbish=on_rubbish
+            messages,
+            self.dispatcher,
+            actor,
+            self._limits,
+            is_agent_stdio=True,
+            on_rubbish=on_rubbish,
+            pace=pace,
         )
         link = _Link(peer)
         async with trio.open_nursery() as nursery:

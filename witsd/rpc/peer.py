@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -89,7 +89,8 @@ class _Job:
 class Peer:
     """A connection; also the ``Connection`` that services see. ``serve`` runs it until it is over.
 
-    ``on_rubbish`` is given what an agent writes to its stdout that is no JSON-RPC.
+    ``on_rubbish`` is given what an agent writes to its stdout that is no JSON-RPC; ``pace`` is awaited
+    after each read, and so slows down a peer that says more than can be dealt with.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Peer:
         is_agent_stdio: bool = False,
         send_timeout_s: float = 30,
         on_rubbish: Callable[[bytes], None] | None = None,
+        pace: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.actor = actor
         self._messages = messages
@@ -109,6 +111,7 @@ class Peer:
         self._limits = limits
         self._is_agent_stdio = is_agent_stdio
         self._on_rubbish = on_rubbish
+        self._pace = pace
         self._outbox = Outbox(messages, send_timeout_s)
         self._nursery: trio.Nursery | None = None
         self._closed = False
@@ -250,6 +253,8 @@ class Peer:
                     await self._turn()
             if outbox.is_full:
                 await outbox.wait_room()
+            if self._pace is not None:
+                await self._pace()
 
     async def _turn(self) -> None:
         """Let what was admitted run, and the other side read, before more is taken."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
@@ -26,6 +26,9 @@ class AgentLink(Protocol):
         """Return when the agent's stdout has ended and all of it has been dealt with."""
 
 
-#: ``open_link(stream, actor, on_rubbish)``: serve the agent on that stream for as long as the block lasts.
-OpenLink = Callable[[trio.abc.Stream, Actor, Callable[[bytes], None]], AbstractAsyncContextManager[AgentLink]]
+#: ``open_link(stream, actor, on_rubbish, pace)``: serve the agent on that stream for as long as the block lasts.
+OpenLink = Callable[
+    [trio.abc.Stream, Actor, Callable[[bytes], None], Callable[[], Awaitable[None]]],
+    AbstractAsyncContextManager[AgentLink],
+]
 __all__ = ["AgentLink", "OpenLink"]

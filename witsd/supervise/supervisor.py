@@ -271,13 +271,15 @@ class Remembered:
 
     life: Lifecycle
     identity: Identity | None
+    #: The last definition that was good; None where this version cannot read it any more.
+    spec: AgentSpec | None
 
 
 def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remembered]:
     """The agents table as the last daemon left it, its times brought to this daemon's clock."""
     found = {}
-    for name, state, reason, restarts, pid, start, boot, history in db.execute(
-        "SELECT name, state, reason, restarts, pid, start_time, boot_id, history FROM agents"
+    for name, spec, state, reason, restarts, pid, start, boot, history in db.execute(
+        "SELECT name, spec, state, reason, restarts, pid, start_time, boot_id, history FROM agents"
     ):
         exits = tuple(min(now, now - (wall_us - t) / 1e6) for t in msgspec.json.decode(history, type=list[int]))
         # Only a failure outlives the daemon: what ran was ended by its death, which counts against nobody.
@@ -288,7 +290,11 @@ def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remem
             restarts=restarts,
             exits=exits,
         )
-        found[name] = Remembered(life, Identity(pid, start, boot) if pid is not None else None)
+        try:
+            last_good = msgspec.json.decode(spec, type=AgentSpec)
+        except msgspec.ValidationError:
+            last_good = None
+        found[name] = Remembered(life, Identity(pid, start, boot) if pid is not None else None, last_good)
     return found
 
 
@@ -317,7 +323,13 @@ async def open_supervisor(
         shared.journal.append_nowait(statements=[("DELETE FROM agents WHERE name = ?", (name,)) for name in stale])
         for error in found.errors:
             log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
-        for name, spec in found.specs.items():
+        specs = dict(found.specs)
+        for name in found.broken & old.keys():
+            last_good = old[name].spec
+            if last_good is not None:
+                log.warning("definition.last_good_used agent=%s", name)
+                specs[name] = last_good
+        for name, spec in specs.items():
             life = old[name].life if name in old else Lifecycle()
             supervisor._apply(spec, life)
         try:

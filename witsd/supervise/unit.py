@@ -312,35 +312,46 @@ class Unit:
 
     async def _talk(self, process: Process) -> None:
         """Speak the protocol with a native agent until its stdout ends."""
-        shared = self.shared
         stream = trio.StapledStream(process.stdin, process.stdout)
         rubbish: list[bytes] = []
-        ended = False
-        async with trio.open_nursery() as nursery:
-            async with shared.open_link(stream, self.actor, rubbish.append) as link:
-                nursery.start_soon(self._log_rubbish, rubbish)
-                try:
-                    result = await link.request("initialize", self._introduction(), AgentInitializeResult)
-                    if result.protocol_version != PROTOCOL_VERSION:
-                        self.tell(Broken(f"speaks protocol {result.protocol_version!r}, not '1'"))
-                    self.link = link
-                    self._set_health("ok")
-                    self.tell(Ready())
-                    nursery.start_soon(self._prove_life, link)
-                except WitsdError as error:
-                    self.tell(Broken(f"answered initialize with an error: {error.message}"))
-                except trio.BrokenResourceError:
-                    ended = True
-                if not ended:
-                    await link.wait_closed()
+
+        async def pace() -> None:
+            if rubbish:
+                await self._keep_rubbish(rubbish)
+            await self.shared.journal.wait_room()
+
+        async with (
+            trio.open_nursery() as nursery,
+            self.shared.open_link(stream, self.actor, rubbish.append, pace) as link,
+        ):
+            try:
+                await self._greet(link)
+                nursery.start_soon(self._prove_life, link)
+            except trio.BrokenResourceError:
+                pass  # it ended before it had answered: its exit says why
+            await link.wait_closed()
             self.link = None
-            await self._flush_rubbish(rubbish)
             nursery.cancel_scope.cancel()
+        if rubbish:
+            await self._keep_rubbish(rubbish)
         # Without stdout it cannot be spoken to. If it is about to exit anyway, the exit says more.
         with trio.move_on_after(_DRAIN_S):
             await process.exited.wait()
             return
         self.tell(Broken("closed its stdout but went on running"))
+
+    async def _greet(self, link: AgentLink) -> None:
+        try:
+            result = await link.request("initialize", self._introduction(), AgentInitializeResult)
+        except WitsdError as error:
+            self.tell(Broken(f"answered initialize with an error: {error.message}"))
+            return
+        if result.protocol_version != PROTOCOL_VERSION:
+            self.tell(Broken(f"speaks protocol {result.protocol_version!r}, not {PROTOCOL_VERSION!r}"))
+            return
+        self.link = link
+        self._set_health("ok")
+        self.tell(Ready())
 
     def _introduction(self) -> AgentInitializeParams:
         spec = self.spec
@@ -423,14 +434,7 @@ class Unit:
         if rest:
             await sink.write(source, [rest])
 
-    async def _log_rubbish(self, rubbish: list[bytes]) -> None:
-        while True:
-            await trio.sleep(0.2)
-            await self._flush_rubbish(rubbish)
-
-    async def _flush_rubbish(self, rubbish: list[bytes]) -> None:
-        if not rubbish:
-            return
+    async def _keep_rubbish(self, rubbish: list[bytes]) -> None:
         lines, rubbish[:] = list(rubbish), []
         await self.shared.logs.of(self.spec.name).write("stdout", lines)
         self.warn(
