@@ -178,14 +178,26 @@ async def test_outstanding_tickets_are_bounded(tmp_path: Path) -> None:
 async def test_browser_sessions_are_bounded_and_the_oldest_goes(tmp_path: Path) -> None:
     clock = FakeClock()
     async with opened(tmp_path, clock) as access:
-        all_keys = []
-        for _ in range(rules.MAX_BROWSER_SESSIONS + 1):
+
+        async def sign_in() -> rules.BrowserKeys:
             clock.now += 1
             keys = await access.redeem_ticket((await access.ticket(OWNER, Empty())).ticket)
             assert keys is not None
-            all_keys.append(keys)
-        alive = [access.knows_cookie(keys.cookie) for keys in all_keys]
-        assert alive == [False] + [True] * rules.MAX_BROWSER_SESSIONS
+            return keys
+
+        oldest = await sign_in()
+        browser = access.authenticate_browser([oldest.cookie], oldest.tab_secret)
+        assert browser is not None
+        scope = trio.CancelScope()
+        with access.visit(scope, browser):
+            others = [await sign_in() for _ in range(rules.MAX_BROWSER_SESSIONS - 1)]
+            assert access.knows_cookie(oldest.cookie)
+            assert scope.deadline > trio.current_time() + 3600
+            others.append(await sign_in())
+            # Its connection goes with it, within a moment.
+            assert scope.deadline <= trio.current_time() + 1
+        assert not access.knows_cookie(oldest.cookie)
+        assert all(access.knows_cookie(keys.cookie) for keys in others)
 
 
 async def test_a_ticket_raced_for_is_won_once(tmp_path: Path) -> None:

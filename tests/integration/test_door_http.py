@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -15,12 +15,14 @@ from tests.support.door import (
     FOREIGN,
     LIMITS,
     House,
+    ask_websocket,
     open_house,
     read_reply,
     read_to_end,
     request,
     request_bytes,
 )
+from witsd.door.door import MAX_UNAUTHENTICATED_HTTP
 from witsd.door.http import HEAD_BYTES, Deadlines
 from witsd.values.actor import OWNER, Scope
 from witsd.values.wire.common import Empty
@@ -390,6 +392,20 @@ async def test_a_client_that_leaves_half_way(house: House) -> None:
         async with await house.dial() as stream:
             await stream.send_all(data)
     assert (await house.ask("GET", "/healthz")).status == 200
+
+
+async def test_only_so_many_may_come_without_a_credential(house: House) -> None:
+    token = (await house.token()).token
+    async with AsyncExitStack() as stack, house.websocket(Authorization=f"Bearer {token}") as websocket:
+        await ask_websocket(websocket, "ping")
+        for _ in range(MAX_UNAUTHENTICATED_HTTP - 1):
+            await stack.enter_async_context(await house.dial())
+        # Who has shown a credential does not count: there is room for just one more.
+        last = await stack.enter_async_context(await house.dial())
+        await last.send_all(request_bytes("GET", "/healthz", house.door.http))
+        assert (await read_reply(last)).status == 200
+        assert (await house.ask("GET", "/healthz")).status == 503
+        assert "result" in await ask_websocket(websocket, "ping")
 
 
 async def test_strangers_cannot_take_all_connections(tmp_path: Path) -> None:
