@@ -35,9 +35,7 @@ class CountedIds:
         return f"{prefix}_{self.count}"
 
 
-def method(
-    name: str, params: Any, call: Callable[[Call, Any], Awaitable[Any]], **flags: Any
-) -> tuple[str, Method]:
+def method(name: str, params: Any, call: Callable[[Call, Any], Awaitable[Any]], **flags: Any) -> tuple[str, Method]:
     return name, Method(name, params, cast(Any, object), "for a test", call, **flags)
 
 
@@ -198,8 +196,6 @@ async def websocket_peer(
                 serve, "127.0.0.1", 0, None, max_message_size=2 * limits.message_bytes, task_status=task_status
             )
         )
-        async with tws.open_websocket_url(
-            f"ws://127.0.0.1:{listening.port}", max_message_size=1 << 26
-        ) as ws:
+        async with tws.open_websocket_url(f"ws://127.0.0.1:{listening.port}", max_message_size=1 << 26) as ws:
             yield WebSocketLine(ws)
         nursery.cancel_scope.cancel()

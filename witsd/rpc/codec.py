@@ -151,9 +151,7 @@ def _check_text(raw: bytes, max_depth: int) -> None:
         except UnicodeDecodeError as error:
             raise BadMessage(ParseError(f"Parse error: {error.reason} at byte {error.start}")) from None
     if raw.count(b"{") + raw.count(b"[") > max_depth and _deeper_than(raw, max_depth):
-        raise BadMessage(
-            LimitExceeded(f"nested more than {max_depth} deep", limit="depth", value=max_depth)
-        )
+        raise BadMessage(LimitExceeded(f"nested more than {max_depth} deep", limit="depth", value=max_depth))
 
 
 def _deeper_than(raw: bytes, max_depth: int) -> bool:

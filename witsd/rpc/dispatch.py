@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -116,7 +116,10 @@ class Dispatcher:
         audit: Audit,
         ids: Ids,
         log: logging.Logger,
+        quick: Container[str] = frozenset({"ping"}),
     ) -> None:
+        """``quick`` names the methods that never wait, which a peer may serve without a task."""
+        self._quick = quick
         self._audit = audit
         self._ids = ids
         self._log = log
@@ -126,9 +129,10 @@ class Dispatcher:
     def has(self, method: str) -> bool:
         return method in self._table
 
-    async def handle(
-        self, envelope: Envelope, actor: Actor, connection: Connection, answered: trio.Event
-    ) -> bytes:
+    def is_quick(self, method: str) -> bool:
+        return method in self._quick
+
+    async def handle(self, envelope: Envelope, actor: Actor, connection: Connection, answered: trio.Event) -> bytes:
         """Serve one request; returns its encoded answer, whatever happens. Only ``Cancelled`` passes.
 
         ``answered`` is for the caller to set once the answer is on its way.
@@ -212,9 +216,7 @@ class Dispatcher:
     async def _unknown(self, call: Call, name: str, raw: Raw) -> Result:
         if call.actor.kind == "anonymous":
             return _as_result(_unauthenticated())
-        return _as_result(
-            MethodNotFound(f"Method not found: {name[:100]}; rpc.discover tells which there are")
-        )
+        return _as_result(MethodNotFound(f"Method not found: {name[:100]}; rpc.discover tells which there are"))
 
     def _refused(self, call: Call, method: Method, raw: Raw, wrong: WitsdError) -> Result:
         if method.mutates and isinstance(wrong, PermissionDenied):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from contextlib import nullcontext
+from typing import TypeVar
 
 import attrs
 import msgspec
@@ -23,17 +24,17 @@ from witsd.rpc.codec import ABSENT, NULL, BadMessage, Envelope
 from witsd.rpc.dispatch import NO_PROGRESS, BatchAnswer, Dispatcher, check_batch, too_big
 from witsd.rpc.framing import MessageStream, Oversize, Refused, Truncated
 from witsd.rpc.outbox import Outbox
+from witsd.rpc.requests import RemoteError, Requests
 from witsd.values.actor import Actor
 from witsd.values.errors import (
     InvalidRequest,
     Overloaded,
     ParseError,
     RequestCancelled,
-    Timeout,
-    WitsdError,
-    error_types,
 )
 from witsd.values.wire.system import LimitsInfo
+
+__all__ = ["Peer", "RemoteError"]
 
 _T = TypeVar("_T")
 
@@ -45,17 +46,7 @@ _CLOSE_S = 1.0
 _RETRY_AFTER_MS = 100
 
 _log = logging.getLogger("witsd.rpc")
-_ERRORS = {error.code: error for error in error_types()}
-
-
-class RemoteError(Exception):
-    """The other side answered with an error that is none of ours; ``code`` is as it was sent."""
-
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.data = data
+_NO_SCOPE = nullcontext()
 
 
 class _Cancel(msgspec.Struct, gc=False):
@@ -67,14 +58,6 @@ _read_cancel = msgspec.json.Decoder(_Cancel).decode
 
 
 @attrs.define(eq=False)
-class _Pending:
-    """A request of ours that waits for its answer."""
-
-    done: trio.Event = attrs.field(factory=trio.Event)
-    answer: Envelope | None = None
-
-
-@attrs.frozen(eq=False)
 class _Job:
     """A request being served; ``batch`` and ``index`` say where its answer goes, if it came in one."""
 
@@ -82,7 +65,8 @@ class _Job:
     key: object
     batch: BatchAnswer | None
     index: int
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    #: None where it is served without a task: it is over before a cancellation can be read.
+    scope: trio.CancelScope | None = None
     answered: trio.Event = attrs.field(factory=trio.Event)
 
 
@@ -113,6 +97,7 @@ class Peer:
         self._on_rubbish = on_rubbish
         self._pace = pace
         self._outbox = Outbox(messages, send_timeout_s)
+        self._requests = Requests(self._outbox)
         self._nursery: trio.Nursery | None = None
         self._closed = False
         self._callbacks: list[Callable[[], None]] = []
@@ -122,10 +107,8 @@ class Peer:
         # Admitted, not yet begun. trio starts tasks in no fixed order: each takes the oldest.
         self._to_begin: deque[_Job] = deque()
         self._idle = trio.Event()
-        # Requests made, by id.
-        self._pending: dict[int, _Pending] = {}
-        self._last_id = 0
-        self._heard_all = False
+        #: While several messages that came together are being taken.
+        self._crowded = False
 
     # ---- Connection -------------------------------------------------------------------------------------
 
@@ -153,9 +136,7 @@ class Peer:
 
     # ---- asking the other side --------------------------------------------------------------------------
 
-    async def request(
-        self, method: str, params: object, result_type: type[_T], timeout_s: float | None = None
-    ) -> _T:
+    async def request(self, method: str, params: object, result_type: type[_T], timeout_s: float | None = None) -> _T:
         """Call a method of the other side.
 
         Raises the ``WitsdError`` of the answered code (``RemoteError`` for a code that is none of ours,
@@ -163,26 +144,7 @@ class Peer:
         ``trio.BrokenResourceError`` when the connection ends first. Giving up, by time-out or
         cancellation, tells the other side so.
         """
-        if self._closed or self._heard_all:
-            raise trio.BrokenResourceError("the connection is over")
-        self._last_id += 1
-        request_id = self._last_id
-        pending = self._pending[request_id] = _Pending()
-        sent = False
-        try:
-            with trio.move_on_after(float("inf") if timeout_s is None else timeout_s):
-                await self.send(codec.request(request_id, method, params))
-                sent = True
-                await pending.done.wait()
-        finally:
-            del self._pending[request_id]
-            if sent and not pending.done.is_set():
-                self._outbox.put(codec.notification("notifications/cancelled", {"request_id": request_id}))
-        if not pending.done.is_set():
-            raise Timeout(f"{method} was not answered within {timeout_s:g} s")
-        if pending.answer is None:
-            raise trio.BrokenResourceError("the connection ended before the answer")
-        return _result(method, pending.answer, result_type)
+        return await self._requests.ask(method, params, result_type, timeout_s)
 
     def notify(self, method: str, params: object) -> None:
         """Send a notification without waiting.
@@ -231,7 +193,7 @@ class Peer:
     def _over(self) -> None:
         self._closed = True
         self._outbox.end()
-        self._fail_pending()
+        self._requests.end()
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             try:
@@ -239,18 +201,15 @@ class Peer:
             except Exception:  # noqa: BLE001  (one who watches must not keep the others from knowing)
                 _log.exception("rpc.on_close_failed actor=%s", self.actor.label)
 
-    def _fail_pending(self) -> None:
-        self._heard_all = True
-        for pending in self._pending.values():
-            pending.done.set()
-
     async def _read_loop(self) -> None:
         receive, outbox = self._messages.receive, self._outbox
         while (incoming := await receive()) is not None:
+            self._crowded = len(incoming) > 1
             for count, message in enumerate(incoming, 1):
                 await self._take(message)
                 if not count % _TURN:
                     await self._turn()
+            self._crowded = False
             if outbox.is_full:
                 await outbox.wait_room()
             if self._pace is not None:
@@ -263,7 +222,7 @@ class Peer:
 
     async def _linger(self) -> None:
         """The other side has said all. It may still listen: finish what it asked for, then close."""
-        self._fail_pending()  # no answer can come any more
+        self._requests.end()  # no answer can come any more
         while self._in_flight or self._callbacks:
             if self._messages.hung_up():
                 return
@@ -288,9 +247,11 @@ class Peer:
             return
         if len(self._in_flight) >= self._limits.in_flight:
             await self._turn()  # what needs no waiting is over by then
-        answer = self._take_one(read)
-        if answer is not None:
-            self._outbox.put(answer)
+        taken = self._take_one(read)
+        if isinstance(taken, _Job):
+            await self._begin(taken)
+        elif taken is not None:
+            self._outbox.put(taken)
 
     async def _take_batch(self, elements: list[bytes]) -> None:
         wrong = check_batch(elements, self._limits)
@@ -302,17 +263,19 @@ class Peer:
             if len(self._in_flight) >= self._limits.in_flight or not (index + 1) % _TURN:
                 await self._turn()
             try:
-                answer = self._take_one(codec.decode_element(element), batch, index)
+                taken = self._take_one(codec.decode_element(element), batch, index)
             except BadMessage as bad:
-                answer = codec.error(bad.id, bad.error)
-            if answer is not None:
-                batch.answers[index] = answer
+                taken = codec.error(bad.id, bad.error)
+            if isinstance(taken, _Job):
+                await self._begin(taken)
+            else:
+                batch.answers[index] = taken
         self._finish_batch(batch, None)
 
-    def _take_one(self, envelope: Envelope, batch: BatchAnswer | None = None, index: int = 0) -> bytes | None:
-        """Take a message in the order it came; returns the answer where it has one at once."""
+    def _take_one(self, envelope: Envelope, batch: BatchAnswer | None = None, index: int = 0) -> bytes | _Job | None:
+        """Take a message in the order it came; returns the request to begin, or what answers it at once."""
         if not envelope.method:
-            self._take_answer(envelope)
+            self._requests.take(envelope)
             return None
         if not envelope.id and not self._dispatcher.has(envelope.method):
             if envelope.method == "notifications/cancelled":
@@ -320,10 +283,10 @@ class Peer:
             else:
                 self._dispatcher.notify(self._notify_call, envelope, from_agent=self._is_agent_stdio)
             return None
-        refused = self._admit(envelope, batch, index)
-        if refused is not None:
+        try:
+            return self._admit(envelope, batch, index)
+        except (InvalidRequest, Overloaded) as refused:
             return codec.error(envelope.id, refused) if envelope.id else None
-        return None
 
     def _take_bad(self, message: bytes, bad: BadMessage) -> None:
         if not self._is_agent_stdio:
@@ -340,53 +303,48 @@ class Peer:
         else:
             self._take_bad(b"", BadMessage(ParseError(f"Parse error: {message.reason}")))
 
-    def _take_answer(self, envelope: Envelope) -> None:
-        try:
-            pending = self._pending.get(int(bytes(envelope.id)))
-        except ValueError:
-            pending = None
-        if pending is None or pending.done.is_set():
-            _log.info("rpc.unknown_answer actor=%s", self.actor.label)
-            return
-        pending.answer = envelope
-        pending.done.set()
-
     def _cancel(self, params: Raw) -> None:
         try:
             read = _read_cancel(params)
             job = self._in_flight.get(codec.id_key(read.request_id or read.requestId))
         except (msgspec.DecodeError, ValueError):
             return  # a notification is not answered, not even a wrong one
-        if job is not None:
+        if job is not None and job.scope is not None:
             job.scope.cancel()
 
     # ---- serving ----------------------------------------------------------------------------------------
 
-    def _admit(self, envelope: Envelope, batch: BatchAnswer | None, index: int) -> WitsdError | None:
-        """Begin to serve a request, or return why not."""
+    def _admit(self, envelope: Envelope, batch: BatchAnswer | None, index: int) -> _Job:
+        """Enter a request in the table. Raises ``InvalidRequest`` or ``Overloaded``."""
         key: object = object() if not envelope.id or envelope.id == NULL else codec.id_key(envelope.id)
         if key in self._in_flight:
-            return InvalidRequest("Invalid Request: a request with this id is being served")
+            raise InvalidRequest("Invalid Request: a request with this id is being served")
         if len(self._in_flight) >= self._limits.in_flight:
-            return Overloaded(
+            raise Overloaded(
                 f"{self._limits.in_flight} requests are in flight on this connection: wait for answers",
                 retry_after_ms=_RETRY_AFTER_MS,
             )
-        job = _Job(envelope, key, batch, index)
-        self._in_flight[key] = job
-        self._to_begin.append(job)
+        job = self._in_flight[key] = _Job(envelope, key, batch, index)
         if batch is not None:
             batch.open += 1
-        assert self._nursery is not None
-        self._nursery.start_soon(self._serve_oldest)
-        return None
+        return job
+
+    async def _begin(self, job: _Job) -> None:
+        """Serve in a task of its own, or here and now where that takes no waiting."""
+        self._to_begin.append(job)
+        if len(self._to_begin) == 1 and self._dispatcher.is_quick(job.envelope.method):
+            await self._serve_oldest()
+        else:
+            job.scope = trio.CancelScope()
+            assert self._nursery is not None
+            self._nursery.start_soon(self._serve_oldest)
 
     async def _serve_oldest(self) -> None:
         job = self._to_begin.popleft()
         envelope = job.envelope
         answer = None
         try:
-            with job.scope:
+            with job.scope or _NO_SCOPE:
                 answer = await self._dispatcher.handle(envelope, self.actor, self, job.answered)
         finally:
             del self._in_flight[job.key]
@@ -400,7 +358,7 @@ class Peer:
             self._finish_batch(job.batch, job.answered)
             return
         if envelope.id:
-            self._outbox.put(answer, alone=not self._in_flight)
+            self._outbox.put(answer, alone=not self._in_flight and not self._crowded)
         job.answered.set()
 
     def _finish_batch(self, batch: BatchAnswer, answered: trio.Event | None) -> None:
@@ -417,19 +375,3 @@ class Peer:
 
     def _call_for_notifications(self) -> Call:
         return Call(actor=self.actor, connection=self, progress=NO_PROGRESS)
-
-
-def _result(method: str, answer: Envelope, result_type: type[_T]) -> _T:
-    try:
-        if not answer.error:
-            return msgspec.json.decode(answer.result, type=result_type)
-        error = codec.decode_error(answer.error)
-    except (msgspec.DecodeError, ValueError, RecursionError) as wrong:
-        raise RemoteError(-32603, f"the answer to {method} does not fit: {wrong}") from None
-    kind = _ERRORS.get(error.code)
-    if kind is None:
-        raise RemoteError(error.code, error.message, error.data)
-    data = dict(error.data) if isinstance(error.data, dict) else {}
-    data.pop("name", None)
-    retryable = data.pop("retryable", None)
-    raise kind(error.message, retryable=retryable if isinstance(retryable, bool) else None, **data)
