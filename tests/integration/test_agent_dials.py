@@ -32,7 +32,8 @@ DIAL = textwrap.dedent(
         patience = time.monotonic() + 20  # until the middle one has gone and the daemon has adopted this one
         while os.getppid() != int(os.environ["DAEMON"]) and time.monotonic() < patience:
             pass
-    asked = [("initialize", {}), ("agents/define", {"spec": {}}), ("tokens/create", {"name": "x", "scopes": ["admin"]})]
+    token = {"name": "x", "scopes": ["admin"]}
+    asked = [("initialize", {}), ("agents/define", {"spec": {}}), ("tokens/create", token)]
     dialled = socket.socket(socket.AF_UNIX)
     dialled.connect(os.environ["WITSD_LISTEN_UNIX"])
     lines = dialled.makefile("rw")

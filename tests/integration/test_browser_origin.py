@@ -88,7 +88,8 @@ class OtherSite:
                 page = self.page
             await stream.send_all(
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n"
-                b"Set-Cookie: %b; Path=/\r\nContent-Length: %d\r\n\r\n%b" % (self.cookie.encode(), len(page), page)
+                b"Set-Cookie: %b; Path=/\r\nContent-Length: %d\r\n\r\n%b"
+                % (self.cookie.encode(), len(page), page)
             )
         except (EOFError, trio.BrokenResourceError):
             pass

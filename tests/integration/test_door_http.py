@@ -98,7 +98,9 @@ async def test_every_name_of_the_loopback_is_ours(house: House) -> None:
 
 
 async def test_allowed_hosts_and_origins(tmp_path: Path) -> None:
-    async with open_house(tmp_path, allowed_hosts=("box.example",), allowed_origins=("http://app.example",)) as house:
+    async with open_house(
+        tmp_path, allowed_hosts=("box.example",), allowed_origins=("http://app.example",)
+    ) as house:
         assert (await house.ask("GET", "/healthz", {"Host": "box.example"})).status == 200
         origin = {"Origin": "http://app.example"}
         token = (await house.token()).token
@@ -179,7 +181,9 @@ async def test_rpc_serves_requests_batches_and_notifications(house: House) -> No
     token = (await house.token(Scope.CHAT)).token
     one = await house.rpc(token, request("echo", {"text": "hi"}))
     assert one.json == {"jsonrpc": "2.0", "id": 1, "result": {"text": "hi"}}
-    both = await house.rpc(token, [request("echo", {"text": "a"}, 1), {"jsonrpc": "2.0", "method": "ping"}, 7])
+    both = await house.rpc(
+        token, [request("echo", {"text": "a"}, 1), {"jsonrpc": "2.0", "method": "ping"}, 7]
+    )
     assert both.status == 200
     assert [element.get("result") for element in both.json] == [{"text": "a"}, None]
     none = await house.rpc(token, {"jsonrpc": "2.0", "method": "ping"})
@@ -225,7 +229,9 @@ async def test_a_token_revoked_while_it_waits_for_an_answer(house: House) -> Non
         with trio.fail_after(10):
             await house.wait.begun.wait()
         other = (await house.token(Scope.ADMIN)).token
-        assert (await house.rpc(other, request("tokens/revoke", {"token_id": made.token_id}))).json["result"] == {}
+        assert (await house.rpc(other, request("tokens/revoke", {"token_id": made.token_id}))).json[
+            "result"
+        ] == {}
     assert house.wait.cancelled.is_set()
     assert (await house.rpc(made.token, request("ping"))).status == 401
 
@@ -247,7 +253,9 @@ async def test_keep_alive_pipelining_and_expect(house: House) -> None:
         get = request_bytes("GET", "/healthz", house.door.http)
         await stream.send_all(get)
         assert (await read_reply(stream)).status == 200
-        await stream.send_all(get + request_bytes("GET", "/healthz", house.door.http, {"Connection": "close"}))
+        await stream.send_all(
+            get + request_bytes("GET", "/healthz", house.door.http, {"Connection": "close"})
+        )
         data = await read_to_end(stream)
         assert data.count(b"HTTP/1.1 200") == 2
     token = (await house.token()).token

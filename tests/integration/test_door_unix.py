@@ -207,7 +207,9 @@ async def test_remote_when_it_is_asked_for() -> None:
         assert listener.socket.getsockname()[1]
 
 
-@pytest.mark.parametrize("address", ["", "9487", "example.org:1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:-1"])
+@pytest.mark.parametrize(
+    "address", ["", "9487", "example.org:1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:-1"]
+)
 async def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ListenError, match="HOST:PORT"):
         open_tcp(address)

@@ -31,7 +31,9 @@ class Policy:
     origins: frozenset[str]
 
     @classmethod
-    def make(cls, *, address: str, port: int, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]) -> Policy:
+    def make(
+        cls, *, address: str, port: int, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]
+    ) -> Policy:
         """For a listener at ``address:port``. A name in ``allowed_hosts`` may carry a port of its own."""
         names = {"127.0.0.1", "localhost", "[::1]"}
         if address not in EVERYWHERE:

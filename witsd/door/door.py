@@ -75,7 +75,10 @@ def without_streams(methods: Mapping[str, Method]) -> dict[str, Method]:
         )
 
     streams = ("events/subscribe", "events/unsubscribe")
-    return {name: attrs.evolve(method, call=refuse) if name in streams else method for name, method in methods.items()}
+    return {
+        name: attrs.evolve(method, call=refuse) if name in streams else method
+        for name, method in methods.items()
+    }
 
 
 @attrs.define(eq=False)
@@ -303,7 +306,9 @@ class Door:
 
 
 def _overloaded(limit: int) -> Overloaded:
-    return Overloaded(f"all {limit} connections are taken: try again in a moment", retry_after_ms=_RETRY_AFTER_MS)
+    return Overloaded(
+        f"all {limit} connections are taken: try again in a moment", retry_after_ms=_RETRY_AFTER_MS
+    )
 
 
 def _http_overloaded(limit: int) -> bytes:
@@ -337,7 +342,9 @@ async def open_door(
     Both are bound when the block begins: ``door.unix`` and ``door.http`` say where. At its end the
     listeners close, and every connection with them. ``http_dispatcher`` serves ``POST /rpc``: its table
     is ``without_streams`` of the other's. ``claimed``: the Unix socket where the caller, who had to be the
-    only daemon before it opened anything else, holds it already. Raises ``AlreadyRunning`` or ``ListenError``.
+    only daemon before it opened anything else, holds it already.
+
+    Raises ``AlreadyRunning`` or ``ListenError``.
     """
     with ExitStack() as stack:
         unix = claimed or stack.enter_context(claim_unix(settings.unix))

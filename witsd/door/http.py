@@ -235,7 +235,9 @@ class HttpConnection:
         return True
 
     async def _read_body(self, connection: h11.Connection, headers: Headers, limit: int) -> bytes:
-        too_big = LimitExceeded(f"the body of this request may have {limit} bytes", limit="message_bytes", value=limit)
+        too_big = LimitExceeded(
+            f"the body of this request may have {limit} bytes", limit="message_bytes", value=limit
+        )
         body = bytearray()
         if int(header(headers, b"content-length") or 0) > limit:
             raise _Problem(413, too_big)
@@ -336,4 +338,6 @@ def _parse_head(connection: h11.Connection, raw: bytes) -> Request | None:
     path = event.target.partition(b"?")[0]
     if not path.startswith(b"/"):
         return None
-    return Request(method=event.method.decode("ascii"), path=path.decode("latin-1"), headers=list(event.headers))
+    return Request(
+        method=event.method.decode("ascii"), path=path.decode("latin-1"), headers=list(event.headers)
+    )

@@ -210,11 +210,15 @@ def parse_address(address: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6A
         if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise ValueError
     except ValueError:
-        raise ListenError(f"listen.http = {address!r} is no address: write HOST:PORT, such as 127.0.0.1:9487") from None
+        raise ListenError(
+            f"listen.http = {address!r} is no address: write HOST:PORT, such as 127.0.0.1:9487"
+        ) from None
     return host, int(port)
 
 
-async def accept_forever(listener: trio.SocketListener, take: Callable[[trio.SocketStream], None], where: str) -> None:
+async def accept_forever(
+    listener: trio.SocketListener, take: Callable[[trio.SocketStream], None], where: str
+) -> None:
     """Hand each connection to ``take``, which must not block. Ends only when the listener is closed."""
     logged = -_LOG_EVERY_S
     while True:

@@ -202,7 +202,9 @@ class Pages:
         if request.method != "POST":
             return _wrong_method("POST")
         if self._origin(request) == "allowed":
-            return error_response(403, PermissionDenied("tickets are for the daemon's own page", needs="own origin"))
+            return error_response(
+                403, PermissionDenied("tickets are for the daemon's own page", needs="own origin")
+            )
 
         async def answer(body: bytes) -> Response:
             try:
@@ -216,7 +218,9 @@ class Pages:
             name = cookie_prefix(self.port) + keys.credential[-8:]
             cookie = f"{name}={keys.cookie}; Path=/; HttpOnly; SameSite=Strict"
             page = _WELCOME % html.escape(keys.tab_secret, quote=True).encode()
-            return Response(status=200, body=page, content_type=_HTML, headers=((b"set-cookie", cookie.encode()),))
+            return Response(
+                status=200, body=page, content_type=_HTML, headers=((b"set-cookie", cookie.encode()),)
+            )
 
         return WantsBody(_FORM_BYTES, answer)
 
