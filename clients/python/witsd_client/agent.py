@@ -18,7 +18,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, overload
 
 import anyio
@@ -224,18 +224,19 @@ class Agent:
 
     # ---- what the daemon says -------------------------------------------------------------------------
 
-    async def _handle(self, method: str, params: Raw) -> Any:
+    def _handle(self, method: str, params: Raw) -> Callable[[], Awaitable[Any]]:
         match method:
             case "runs/execute":
-                return {"output": await self._execute(msgspec.json.decode(params, type=RunsExecuteParams))}
+                return self._admit(msgspec.json.decode(params, type=RunsExecuteParams))
             case "ping":
-                return {"nonce": msgspec.json.decode(params, type=PingParams).nonce}
+                return _answering({"nonce": msgspec.json.decode(params, type=PingParams).nonce})
             case "initialize":
-                return self._initialize(msgspec.json.decode(params, type=AgentInitializeParams))
+                return _answering(self._initialize(msgspec.json.decode(params, type=AgentInitializeParams)))
             case "shutdown":
-                self._ending = True
-                self.tasks.start_soon(self._wind_down)
-                return {}
+                if not self._ending:
+                    self._ending = True
+                    self.tasks.start_soon(self._wind_down)
+                return _answering({})
         raise MethodNotFound(f"an agent has no method {method}")
 
     def _initialize(self, params: AgentInitializeParams) -> dict[str, Any]:
@@ -265,19 +266,32 @@ class Agent:
 
     # ---- work -----------------------------------------------------------------------------------------
 
-    async def _execute(self, params: RunsExecuteParams) -> Any:
+    def _admit(self, params: RunsExecuteParams) -> Callable[[], Awaitable[Any]]:
         if self._ending:
             raise InvalidState("the agent is stopping", {"state": "stopping"})
         with_session = params.session_id is not UNSET
         if self._session_handler is not None and (with_session or self._run_handler is None):
-            return await self._execute_in_session(params)
+            task = self._session_task(params)
+            message = task.admit(params)
+
+            async def converse() -> Any:
+                try:
+                    return {"output": await task.answer(message)}
+                finally:
+                    if not with_session:
+                        task.close()
+
+            return converse
         if self._run_handler is None:
             raise InvalidState("this agent has no handler", {"state": "active"})
-        run = Run(self, params)
+        handler = self._run_handler
+        return lambda: self._execute(handler, Run(self, params))
+
+    async def _execute(self, handler: Callable[[Any], Any], run: Run) -> Any:
         current_run.set(run)
         try:
-            returned = await self._call(self._run_handler, run, SyncRun, f"run {run.run_id}")
-            return run.complete(returned)
+            returned = await self._call(handler, run, SyncRun, f"run {run.run_id}")
+            return {"output": run.complete(returned)}
         except anyio.get_cancelled_exc_class():
             run.cancel()
             raise
@@ -287,13 +301,9 @@ class Agent:
         except Exception as error:
             raise run.fail(error) from error
 
-    async def _execute_in_session(self, params: RunsExecuteParams) -> Any:
+    def _session_task(self, params: RunsExecuteParams) -> SessionTask:
         if params.session_id is UNSET:
-            task = SessionTask(self, params.run_id, ())
-            try:
-                return await task.execute(params)
-            finally:
-                task.close()
+            return SessionTask(self, params.run_id, ())
         known = self._sessions.pop(params.session_id, None)
         if params.history is not UNSET and known is not None:
             known.end()
@@ -303,7 +313,7 @@ class Agent:
             known = SessionTask(self, params.session_id, history)
         self._sessions[params.session_id] = known  # the latest stands last
         self._end_idle()
-        return await known.execute(params)
+        return known
 
     def _end_idle(self) -> None:
         live = [task for task in self._sessions.values() if task.running]
@@ -321,6 +331,13 @@ class Agent:
         if inspect.iscoroutinefunction(handler):
             return await handler(given)
         return await run_in_own_thread(self.portal, lambda: handler(sync_face(given)), name)
+
+
+def _answering(result: Any) -> Callable[[], Awaitable[Any]]:
+    async def answer() -> Any:
+        return result
+
+    return answer
 
 
 def _take_stdio() -> tuple[int, int]:

@@ -88,6 +88,7 @@ class Client(Api):
         self._changed = anyio.Event()
         self._over: ClientError | None = None
         self._feeds: dict[str, weakref.ref[Subscription]] = {}
+        self._ended: set[str] = set()
         #: What the daemon said of itself at the latest connection.
         self.server: InitializeResult | None = None
 
@@ -279,7 +280,7 @@ class Client(Api):
 
     def _lose(self) -> None:
         self._set(None)
-        feeds, self._feeds = self._feeds, {}
+        feeds, self._feeds, self._ended = self._feeds, {}, set()
         for ref in feeds.values():
             if (feed := ref()) is not None:
                 feed.disconnected()
@@ -301,6 +302,7 @@ class Client(Api):
 
     def forget_feed(self, wire_id: str) -> None:
         self._feeds.pop(wire_id, None)
+        self._ended.add(wire_id)
 
     def drop_feed(self, wire_id: str) -> None:
         """Forget a subscription and have the daemon end it, without waiting."""
@@ -313,18 +315,18 @@ class Client(Api):
             await self.call("events/unsubscribe", {"subscription_id": wire_id})
         except ClientError:
             pass  # it has ended by itself, or with its connection
+        self._ended.discard(wire_id)
 
     def _notified(self, method: str, params: Raw) -> None:
         if method == "notifications/event":
             event = _event.decode(params)
             ref = self._feeds.get(event.subscription_id)
-            if ref is None:
-                return
-            feed = ref()
-            if feed is None:  # nobody iterates any more
-                self.drop_feed(event.subscription_id)
-            else:
+            feed = ref() if ref is not None else None
+            if feed is not None:
                 feed.put(event, len(params))
+            elif event.subscription_id not in self._ended:
+                # Nobody iterates any more, or whoever subscribed was cancelled before the answer came.
+                self.drop_feed(event.subscription_id)
         elif method == "notifications/lagged":
             lagged = _lagged.decode(params)
             ref = self._feeds.pop(lagged.subscription_id, None)

@@ -61,8 +61,9 @@ class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 #: Called in the task that waits for the result, in order; may be async.
 OnProgress = Callable[[Progress], Awaitable[None] | None]
-#: Answers a request: returns the result or raises ``WitsdError``.
-Handler = Callable[[str, Raw], Awaitable[Any]]
+#: Takes in a request, in the order of arrival and without waiting, and returns what does the work; that
+#: runs in a task of its own, in no order. Both may raise ``WitsdError``.
+Handler = Callable[[str, Raw], Callable[[], Awaitable[Any]]]
 #: Told of a notification, in the reading task: must not wait.
 OnNotification = Callable[[str, Raw], None]
 
@@ -405,26 +406,30 @@ class Connection:
         elif self._handler is None:
             self._post(_failure(request_id, MethodNotFound(f"nothing here answers {method}")))
         else:
+            try:
+                work = self._handler(method, params)
+            except Exception as error:  # noqa: BLE001 - the boundary: the others must go on
+                self._post(_failure(request_id, _as_answer(method, error)))
+                return
             scope = self._serving[key] = anyio.CancelScope()
-            self._tasks.start_soon(self._answer, request_id, key, scope, method, params)
+            self._tasks.start_soon(self._answer, request_id, key, scope, method, work)
 
     async def _answer(
-        self, request_id: Raw, key: bytes, scope: anyio.CancelScope, method: str, params: Raw
+        self,
+        request_id: Raw,
+        key: bytes,
+        scope: anyio.CancelScope,
+        method: str,
+        work: Callable[[], Awaitable[Any]],
     ) -> None:
-        assert self._handler is not None
         answer = _failure(request_id, RequestCancelled("cancelled as asked"))
         try:
             with scope:
                 try:
-                    result = await self._handler(method, params)
+                    result = await work()
                     answer = b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (request_id, _encode(result))
-                except WitsdError as error:
-                    answer = _failure(request_id, error)
-                except msgspec.ValidationError as error:
-                    answer = _failure(request_id, InvalidParams(str(error)))
-                except Exception:  # the boundary: one bad request must not end the others
-                    log.exception("%s failed", method)
-                    answer = _failure(request_id, InternalError(f"{method} failed: see the log"))
+                except Exception as error:  # noqa: BLE001 - the boundary: the others must go on
+                    answer = _failure(request_id, _as_answer(method, error))
         finally:
             if self._serving.get(key) is scope:
                 del self._serving[key]
@@ -437,6 +442,15 @@ def _message(method: str, params: Any, request_id: int | None = None) -> bytes:
     head = b"" if request_id is None else b'"id":%d,' % request_id
     tail = b"" if params is None else b',"params":%b' % _encode(params)
     return b'{"jsonrpc":"2.0",%b"method":%b%b}' % (head, _encode(method), tail)
+
+
+def _as_answer(method: str, error: Exception) -> WitsdError:
+    if isinstance(error, WitsdError):
+        return error
+    if isinstance(error, msgspec.ValidationError):
+        return InvalidParams(str(error))
+    log.error("%s failed", method, exc_info=error)
+    return InternalError(f"{method} failed: see the log")
 
 
 def _failure(request_id: Raw, error: WitsdError) -> bytes:

@@ -167,16 +167,19 @@ class SessionTask:
     def busy(self) -> bool:
         return bool(self._waiting) or (self._current is not None and not self._current.left.is_set())
 
-    async def execute(self, params: RunsExecuteParams) -> Any:
-        """Have the handler answer one message; returns the output."""
+    def admit(self, params: RunsExecuteParams) -> Message:
+        """Put a message in line for the handler. Raises ``Overloaded`` when too many wait."""
         if len(self._waiting) >= MAX_WAITING:
             raise Overloaded("too many messages wait in this session", {"retry_after_ms": 1000})
         message = Message(self.agent, params, self._note)
-        self.settings = message.settings
         self._waiting.append(message)
         self._wake()
         if not self.running:
             self._begin()
+        return message
+
+    async def answer(self, message: Message) -> Any:
+        """Wait for the outcome of ``message`` and return the output; being cancelled cancels its run."""
         try:
             await message.settled.wait()
         except anyio.get_cancelled_exc_class():
@@ -212,7 +215,7 @@ class SessionTask:
             while self._waiting:
                 message = self._waiting.popleft()
                 if not message.cancelled:
-                    self._current = message
+                    self._current, self.settings = message, message.settings
                     self._taken += 1
                     return message
             if self._closed or self._resting:

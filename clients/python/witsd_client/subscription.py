@@ -64,6 +64,7 @@ class Subscription:
         self._live = False
         self._stale_wire_id: str | None = None
         self._gaps = 0
+        self._resync_reason: str | None = None
         self._closed = False
 
     # ---- for the reader -------------------------------------------------------------------------------
@@ -101,31 +102,34 @@ class Subscription:
         """
         while not self._live and not self._closed:
             await self._end_stale()
-            since = self._cursor.since()
+            if self._gaps > 1:
+                # The same hole twice: the journal itself has it, so only the present state helps.
+                self._start_over("events are missing from the journal")
             try:
-                await self._subscribe(since, self._want_snapshot)
-            except ResyncRequired as error:
-                self._cursor.forget()
-                await self._subscribe(None, True, reason=error.message)
+                try:
+                    await self._subscribe()
+                except ResyncRequired as error:
+                    self._start_over(error.message)
+                    await self._subscribe()
             except ConnectionLost:
                 await self._client.wait_connected()
+            else:
+                # Not to be tried again here if it has been interrupted since: there is a queue to use up.
+                return
 
     async def aclose(self) -> None:
         """End the subscription; the daemon is told."""
         self._closed = True
         self._changed.set()
-        wire_id, self._wire_id, self._live = self._wire_id, None, False
-        if wire_id is not None:
-            self._client.drop_feed(wire_id)
-
-    @property
-    def pos(self) -> int | None:
-        """Where to go on from in another process: ``since={"pos": pos}``, with ``epoch``."""
-        since = self._cursor.since() or {}
-        return since.get("pos")
+        self._queue.clear()
+        for wire_id in (self._wire_id, self._stale_wire_id):
+            if wire_id is not None:
+                self._client.drop_feed(wire_id)
+        self._wire_id, self._stale_wire_id, self._live = None, None, False
 
     @property
     def epoch(self) -> str | None:
+        """Which database the events are from. To go on in another process, keep it with an event's ``pos``."""
         return self._cursor.epoch
 
     # ---- for the client, in its reading task ----------------------------------------------------------
@@ -175,15 +179,18 @@ class Subscription:
                 await self._client.call("events/unsubscribe", {"subscription_id": stale})
             except ClientError:
                 pass  # it has ended by itself, or with its connection
-        if self._gaps > 1:
-            # The same hole twice: the journal itself has it, so only the present state helps.
-            self._gaps = 0
-            self._cursor.forget()
-            await self._subscribe(None, True, reason="events are missing from the journal")
 
-    async def _subscribe(
-        self, since: Mapping[str, int] | None, snapshot: bool, reason: str | None = None
-    ) -> None:
+    def _start_over(self, reason: str) -> None:
+        self._gaps = 0
+        self._cursor.forget()
+        self._resync_reason = reason
+
+    async def _subscribe(self) -> None:
+        since = self._cursor.since()
+        # Kept until the daemon has answered: a drop in between must not turn a resync into silence.
+        reason = self._resync_reason
+        snapshot = self._want_snapshot or reason is not None
+
         def register(raw: Raw) -> None:
             result = msgspec.json.decode(raw, type=EventsSubscribeResult)
             self._cursor.begin(result, since)
@@ -203,7 +210,7 @@ class Subscription:
                     snapshot=None if isinstance(result.snapshot, UnsetType) else result.snapshot,
                 )
                 self._append(state, 0)
-            self._want_snapshot = False
+            self._want_snapshot, self._resync_reason = False, None
 
         params = subscribe_params(self._streams, self._types, since, self._cursor.epoch, snapshot)
         await self._client.subscribe_call(params, register)
