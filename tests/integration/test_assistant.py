@@ -12,7 +12,16 @@ import pytest
 import trio
 from witsd_client.generated import ChatMessage
 
-from tests.doubles.fake_openai import KEY, Exchange, FakeOpenAI, chunk, failing, open_fake_openai, streamed, whole
+from tests.doubles.fake_openai import (
+    KEY,
+    Exchange,
+    FakeOpenAI,
+    chunk,
+    failing,
+    open_fake_openai,
+    streamed,
+    whole,
+)
 from tests.support.daemon import Daemon
 from witsd.adapters.assistant import MAX_SENT_CHARS, Attachment, window, with_attachments
 
@@ -57,7 +66,9 @@ def test_a_conversation_lasts_over_messages_attachments_and_a_restart(home: Daem
 def test_a_run_without_a_session_reads_the_files_it_is_given(home: Daemon) -> None:
     home.start()
     work = home.user_home
-    (work / "a.txt").write_text("Agents are kept alive by witsd. Bananas are yellow. Witsd keeps agents running.")
+    (work / "a.txt").write_text(
+        "Agents are kept alive by witsd. Bananas are yellow. Witsd keeps agents running."
+    )
     wanted = {"text": "Summarise the attached file", "cwd": str(work), "files": ["a.txt"]}
     run = home.call("runs/start", agent="assistant", input=wanted)["run_id"]
     assert "kept alive" in home.call("runs/wait", run_id=run, timeout_s=30)["output"]
@@ -94,7 +105,7 @@ async def with_model(home: Daemon, options: str = "") -> AsyncIterator[tuple[Fak
         )
         (home.home / "agents").mkdir()
         (home.home / "agents" / "assistant.toml").write_text(
-            f'name = "assistant"\nkind = "assistant"\nstart = "on_demand"\n[grants]\nmodels = ["*"]\n{options}'
+            f'name = "assistant"\nkind = "assistant"\n[grants]\nmodels = ["*"]\n{options}'
         )
         with trio.fail_after(60):
             await trio.to_thread.run_sync(home.start)
@@ -112,13 +123,16 @@ async def talk(call: Call, session: str, text: str) -> Any:
 
 async def test_options_and_settings_reach_the_model(home: Daemon) -> None:
     options = (
-        '[options]\nmodel = "gpt-b"\nsystem = "Be kind."\ntemperature = 0.5\nmax_tokens = 9\nhistory_messages = 3\n'
+        '[options]\nmodel = "gpt-b"\nsystem = "Be kind."\n'
+        "temperature = 0.5\nmax_tokens = 9\nhistory_messages = 3\n"
     )
     async with with_model(home, options) as (fake, call):
         session = (await call("sessions/create", agent="assistant"))["session_id"]
         fake.plan += [streamed("one"), streamed("two"), streamed("three", finish="length")]
         await talk(call, session, "first")
-        await call("sessions/update", session_id=session, settings={"model": "fake/gpt-a", "system": "Be brief."})
+        await call(
+            "sessions/update", session_id=session, settings={"model": "fake/gpt-a", "system": "Be brief."}
+        )
         await talk(call, session, "second")
         last = await talk(call, session, "third")
     bodies = [seen.body for seen in fake.chats]
@@ -163,14 +177,20 @@ async def test_cancelling_a_run_cancels_the_models_call_and_the_conversation_goe
         fake.plan += [endless, streamed("Here.")]
         run = (await call("sessions/prompt", session_id=session, text="tell me a story"))["run_id"]
         await begun.wait()
-        while "item.delta" not in [e["type"] for e in (await call("events/read", stream=f"run:{run}"))["events"]]:
+        while "item.delta" not in [
+            e["type"] for e in (await call("events/read", stream=f"run:{run}"))["events"]
+        ]:
             await trio.lowlevel.checkpoint()
         cancelled = await call("runs/cancel", run_id=run)
         await gone.wait()
         after = await talk(call, session, "still there?")
     assert cancelled["status"] == "cancelled"
     assert after["output"] == "Here."
-    assert [m["content"] for m in fake.chats[1].body["messages"]] == ["tell me a story", "Once upon", "still there?"]
+    assert [m["content"] for m in fake.chats[1].body["messages"]] == [
+        "tell me a story",
+        "Once upon",
+        "still there?",
+    ]
 
 
 async def test_where_nobody_streams_the_answer_comes_whole(home: Daemon) -> None:

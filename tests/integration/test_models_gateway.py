@@ -247,7 +247,9 @@ async def test_lists_come_in_pages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["http://user:pw@host", "nonsense://x", "http://[bad"])
 async def test_a_wrong_url_in_the_environment_stops_no_daemon(tmp_path: Path, url: str) -> None:
-    async with opened(tmp_path, env={"OPENAI_BASE_URL": url, "OPENAI_API_KEY": KEY, "OLLAMA_HOST": url}) as models:
+    async with opened(
+        tmp_path, env={"OPENAI_BASE_URL": url, "OPENAI_API_KEY": KEY, "OLLAMA_HOST": url}
+    ) as models:
         page = await models.list(OWNER, ModelsListParams())
         assert (await ask(models)).provider == "offline"
     reasons = {row.provider: str(row.reason) for row in page.items}

@@ -478,12 +478,25 @@ async def test_a_server_that_echoes_the_key_does_not_get_it_into_errors_or_logs(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    echo = f"bad key {KEY} in Authorization: Bearer {KEY}. " + "x" * 240 + KEY
-    async with open_rig(failing(status, echo), retries=0) as rig:
+    # Neither a key of a well-known shape nor any other one, alone or cut off by the excerpt's end.
+    for key in (KEY, "f00dcafe0123456789abcdef"):
+        await _echoed(key, status)
+        assert key not in caplog.text
+
+
+async def test_a_foreign_key_in_what_a_server_says_is_not_passed_on() -> None:
+    async with open_rig(failing(400, "upstream refused sk-other-0123456789"), retries=0) as rig:
+        error = await rig.fails()
+    assert "upstream refused [key]" in error.message
+
+
+async def _echoed(key: str, status: int) -> None:
+    echo = f"bad key {key} in Authorization: Bearer {key}. " + "x" * 240 + key
+    async with open_rig(failing(status, echo), retries=0, key=key) as rig:
+        rig.fake.key = key
         error = await rig.fails()
     assert len(error.message) < 700
     assert "[key]" in error.message
     # Not half of it either, where the excerpt was cut.
-    assert KEY[3:20] not in error.message
-    assert KEY not in caplog.text
-    assert KEY not in repr(rig.provider)
+    assert key[3:20] not in error.message
+    assert key not in repr(rig.provider)

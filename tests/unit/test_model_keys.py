@@ -33,7 +33,9 @@ def private(path: Path, text: str, mode: int = 0o600) -> Path:
 
 def test_each_source(tmp_path: Path) -> None:
     private(tmp_path / "key", f"{KEY}\n")
-    private(tmp_path / ".env", f"# keys\nexport OTHER='{KEY}.dotenv'\nEMPTY=\nOPENAI_API_KEY={KEY}.two # mine\n")
+    private(
+        tmp_path / ".env", f"# keys\nexport OTHER='{KEY}.dotenv'\nEMPTY=\nOPENAI_API_KEY={KEY}.two # mine\n"
+    )
     env = {"MINE": f"{KEY}.env", "CREDENTIALS_DIRECTORY": str(tmp_path), "EMPTY": ""}
 
     def found(**fields: Any) -> tuple[str, str]:
@@ -103,11 +105,18 @@ def test_a_missing_key_says_where_it_may_be(tmp_path: Path) -> None:
 
 def test_no_key_is_shown(tmp_path: Path) -> None:
     private(tmp_path / ".env", f"K={KEY}")
-    shown = [Secret(KEY, "here"), read_environment({"OTHER": KEY}, tmp_path), attrs.asdict(config(api_key_env="K"))]
+    shown = [
+        Secret(KEY, "here"),
+        read_environment({"OTHER": KEY}, tmp_path),
+        attrs.asdict(config(api_key_env="K")),
+    ]
     assert KEY not in f"{shown} {[str(one) for one in shown]}"
     quoted = Secret('a"b/c', "here")
     assert quoted.redact('x a"b/c y a\\"b/c z a%22b%2Fc') == "x [key] y [key] z [key]"
-    assert redact_key_like("Bearer abcdefghijkl and sk-proj-12345678 stay out") == "Bearer [key] and [key] stay out"
+    assert (
+        redact_key_like("Bearer abcdefghijkl and sk-proj-12345678 stay out")
+        == "Bearer [key] and [key] stay out"
+    )
 
 
 @pytest.mark.parametrize(

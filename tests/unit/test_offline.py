@@ -30,7 +30,9 @@ def model(text: str) -> ChatMessage:
     return ChatMessage(role="assistant", content=text)
 
 
-def tool(name: str, required: tuple[str, ...] = (), description: str = "", **properties: Any) -> ToolDefinition:
+def tool(
+    name: str, required: tuple[str, ...] = (), description: str = "", **properties: Any
+) -> ToolDefinition:
     schema = {"type": "object", "properties": properties, "required": list(required)}
     return ToolDefinition(name=name, description=description, input_schema=schema)
 
@@ -119,7 +121,7 @@ def test_a_question_is_no_statement() -> None:
 def test_a_summary_is_made_of_the_texts_own_sentences() -> None:
     text = (
         "Witsd keeps agents alive. An agent that dies is started again by witsd. Bananas are yellow. "
-        "Every agent of witsd writes events to the journal. The weather was fine. Lunch was late. Nobody sang."
+        "Every agent of witsd writes events to the journal. The weather was fine. Lunch was late. None sang."
     )
     for asked in (
         f"Summarise: {text}",
@@ -207,7 +209,7 @@ def test_it_answers_anything(texts: list[str]) -> None:
 
 @given(st.recursive(
     st.integers(0, 999).map(str),
-    lambda inner: st.tuples(inner, st.sampled_from(["+", "-", "*"]), inner).map(lambda p: f"({p[0]}{p[1]}{p[2]})"),
+    lambda inner: st.tuples(inner, st.sampled_from(["+", "-", "*"]), inner).map("".join).map("({})".format),
     max_leaves=12,
 ))  # fmt: skip
 def test_arithmetic_is_pythons_on_integers(expression: str) -> None:
@@ -224,8 +226,8 @@ def test_arithmetic_is_exact(expression: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["", "1+", "(1", "1)", "2**99999", "9**9**9", "1/0", "0**-1", "2**0.5", "1e9999", "a+1", "1 2",
-                   "(" * 400, "1" * 501, "__import__('os')"],
+    "expression", ["", "1+", "(1", "1)", "2**99999", "9**9**9", "1/0", "0**-1", "2**0.5",
+                   "1e9999", "a+1", "1 2", "(" * 400, "1" * 501, "__import__('os')"],
 )  # fmt: skip
 def test_arithmetic_refuses_what_has_no_bounded_value(expression: str) -> None:
     with pytest.raises(ArithmeticFault):
@@ -233,7 +235,8 @@ def test_arithmetic_refuses_what_has_no_bounded_value(expression: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["call 555-1234?", "what is 2026-11-20?", "I have 2 + 3 apples", "is python 3.11 good?", "what is -5?"]
+    "text",
+    ["call 555-1234?", "what is 2026-11-20?", "I have 2 + 3 apples", "is python 3.11 good?", "what is -5?"],
 )
 def test_not_every_number_is_a_sum(text: str) -> None:
     assert find_expression(text) is None

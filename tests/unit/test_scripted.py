@@ -132,7 +132,9 @@ async def test_json_lines(tmp_path: Path) -> None:
         ('{"text": "a"}\n{broken\n', "s.jsonl", "line 2"),
     ],
 )
-async def test_a_wrong_script_is_named_with_its_place(tmp_path: Path, text: str, name: str, says: str) -> None:
+async def test_a_wrong_script_is_named_with_its_place(
+    tmp_path: Path, text: str, name: str, says: str
+) -> None:
     it = provider(write(tmp_path, text, name))
     with pytest.raises(ModelError) as caught:
         await play(it, 0)

@@ -14,6 +14,7 @@ from witsd.services.models.sse import SseEvent, SseParser, SseTooLong
     [
         ("data: a\n\n", [SseEvent("a")]),
         ("data: a\r\n\r\ndata: b\r\rdata: c\n\n", [SseEvent("a"), SseEvent("b"), SseEvent("c")]),
+        ("data: a\r\ndata: b\r\n\r\n", [SseEvent("a\nb")]),
         ("data: YHOO\ndata: +2\ndata: 10\n\n", [SseEvent("YHOO\n+2\n10")]),
         (": comment\n\ndata:no blank\n:more\ndata:  two\n\n", [SseEvent("no blank\n two")]),
         ("data\n\ndata\ndata\n\ndata:", [SseEvent(""), SseEvent("\n")]),

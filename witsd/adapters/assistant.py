@@ -102,7 +102,9 @@ async def answer(run: Run, conversation: Sequence[ChatMessage], options: Options
         if news.delta:
             await run.say(news.delta)
 
-    result = await run.client.call("models/complete", params, ModelsCompleteResult, progress=relay if stream else None)
+    result = await run.client.call(
+        "models/complete", params, ModelsCompleteResult, progress=relay if stream else None
+    )
     await run.usage(
         model=result.model,
         input_tokens=result.usage.input_tokens,

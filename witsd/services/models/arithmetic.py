@@ -15,7 +15,9 @@ _MAX_DEPTH = 50
 _MAX_BITS = 8192
 _MAX_EXPONENT = 2000
 
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?)|(\*\*|//|[-+*/%^()]|of))", re.I)
+_TOKEN = re.compile(
+    r"\s*(?:(\d+(?:\.\d*)?(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?)|(\*\*|//|[-+*/%^()]|of))", re.I
+)
 _SIGNS = str.maketrans({"\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u2212": "-", "\N{EN DASH}": "-"})
 _WORDS = (
     (r"\bplus\b", "+"),
@@ -180,7 +182,9 @@ class _Parser:
             raise ArithmeticFault(f"unexpected {head!r}" if head else "something is missing at the end")
         # `50%` where no operand follows is a percentage, else it is the remainder.
         follows = self.peek(1)
-        if self.peek() == "%" and (follows in ("", ")", "of") or not (follows[0].isdigit() or follows[0] in "(.")):
+        if self.peek() == "%" and (
+            follows in ("", ")", "of") or not (follows[0].isdigit() or follows[0] in "(.")
+        ):
             self.take()
             value /= 100
         return value

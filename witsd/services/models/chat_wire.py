@@ -232,7 +232,9 @@ def model_ids(raw: bytes) -> tuple[str, ...]:
         return ()  # how Ollama says that it has none yet
     if not isinstance(data, list):
         raise WireError('a list of models without "data"')
-    return tuple(row["id"] for row in data if isinstance(row, dict) and isinstance(row.get("id"), str) and row["id"])
+    return tuple(
+        row["id"] for row in data if isinstance(row, dict) and isinstance(row.get("id"), str) and row["id"]
+    )
 
 
 def error_text(raw: bytes) -> tuple[str, str]:
@@ -278,7 +280,9 @@ def _text(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+        return "".join(
+            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
     return ""
 
 

@@ -38,7 +38,9 @@ async def open_models(
     """
     environment = await trio.to_thread.run_sync(read_environment, env, config_dir)
     models = Models(
-        find_providers(config, environment=environment, env=env, config_dir=config_dir, clock=clock, jitter=jitter),
+        find_providers(
+            config, environment=environment, env=env, config_dir=config_dir, clock=clock, jitter=jitter
+        ),
         default=config.default,
     )
     try:
@@ -104,7 +106,9 @@ def _from_environment(environment: Environment, openai: Callable[..., OpenAIProv
     if not url and not key and environment.refused is None:
         return []
     refused = environment.refused if not url and not key else None
-    config, wrong = _config_or_reason("openai", url or OPENAI_URL, "OPENAI_API_KEY" if key else "", "OPENAI_BASE_URL")
+    config, wrong = _config_or_reason(
+        "openai", url or OPENAI_URL, "OPENAI_API_KEY" if key else "", "OPENAI_BASE_URL"
+    )
     return [openai(config, default_model=environment.get("OPENAI_MODEL"), unusable=refused or wrong)]
 
 

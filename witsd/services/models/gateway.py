@@ -64,7 +64,9 @@ class Models:
         end = start + len(page)
         return ModelPage(items=page, next_cursor=str(end) if end < len(rows) else UNSET)
 
-    async def complete(self, actor: Actor, params: ModelsCompleteParams, progress: Progress) -> ModelsCompleteResult:
+    async def complete(
+        self, actor: Actor, params: ModelsCompleteParams, progress: Progress
+    ) -> ModelsCompleteResult:
         """One call. With ``params.stream`` and a caller that wants progress, pieces come as its ``delta``.
 
         Raises ``NotFound`` for a model nobody has, ``PermissionDenied`` without the grant, ``ModelError``
@@ -137,7 +139,9 @@ class Models:
             found = [row for row in rows if row.name == wanted]
             if found:
                 return _usable(next((row for row in found if row.available), found[0]))
-        shown = ", ".join(f"{row.provider}/{row.name}" for row in rows if row.available and row.kind == "chat")
+        shown = ", ".join(
+            f"{row.provider}/{row.name}" for row in rows if row.available and row.kind == "chat"
+        )
         silent = "; ".join(dict.fromkeys(str(row.reason) for row in rows if not row.available))
         raise NotFound(
             f"no provider lists a model {name!r}. There are: {_shortened(shown)}."

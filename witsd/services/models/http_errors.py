@@ -32,7 +32,9 @@ class Server:
     secret: Secret | None = None
 
     def error(self, message: str, *, status: int | None = None, retryable: bool = False) -> ModelError:
-        return ModelError(f"{self.provider}: {message}", provider=self.provider, status=status, retryable=retryable)
+        return ModelError(
+            f"{self.provider}: {message}", provider=self.provider, status=status, retryable=retryable
+        )
 
     def excerpt(self, text: str) -> str:
         """What a server said, fit to be shown: no key, no control characters, not long."""

@@ -136,7 +136,9 @@ def _checked(value: str, source: str) -> Secret:
         raise KeyUnavailable(f"the key in {source} is empty")
     if not _KEY.fullmatch(value):
         # httpx would name the whole value in its complaint.
-        raise KeyUnavailable(f"the key in {source} has blanks, line breaks or non-ASCII in it: it must be one word")
+        raise KeyUnavailable(
+            f"the key in {source} has blanks, line breaks or non-ASCII in it: it must be one word"
+        )
     return Secret(value, source)
 
 

@@ -36,8 +36,12 @@ from witsd.values.wire.runs import Usage
 #: then be made to search for long.
 _LOOKED_AT = 400
 
-_GREETING = re.compile(r"(?i)^\W*(?:hi|hello|hey|good (?:morning|afternoon|evening)|greetings)(?: there| witsd)?\W*$")
-_THANKS = re.compile(r"(?i)^\W*(?:many )?(?:thanks|thank you|thx|cheers)(?: (?:a lot|very much|so much))?\W*$")
+_GREETING = re.compile(
+    r"(?i)^\W*(?:hi|hello|hey|good (?:morning|afternoon|evening)|greetings)(?: there| witsd)?\W*$"
+)
+_THANKS = re.compile(
+    r"(?i)^\W*(?:many )?(?:thanks|thank you|thx|cheers)(?: (?:a lot|very much|so much))?\W*$"
+)
 _BYE = re.compile(r"(?i)^\W*(?:bye|goodbye|good night|see you)(?: \w+)?\W*$")
 _ABLE = re.compile(
     r"(?i)\bwhat can (?:you|i) (?:do|ask)\b|\bwhat (?:tools|commands)\b|^\W*help\b(?: me)?\W*$"
@@ -47,7 +51,9 @@ _WHO = re.compile(
     r"(?i)\bwho are you\b|\bwhat are you\b|\b(?:which|what) model\b|\bwhat(?:'s| is) your name\b"
     r"|\bare you (?:an? )?(?:ai|llm|language model|chatgpt|gpt|bot|human|real)\b"
 )
-_HOW = re.compile(r"(?i)\b(?:connect|add|use|configure|set ?up)\b.{0,30}\b(?:model|llm|openai|ollama|api key)\b")
+_HOW = re.compile(
+    r"(?i)\b(?:connect|add|use|configure|set ?up)\b.{0,30}\b(?:model|llm|openai|ollama|api key)\b"
+)
 _CLOCK = re.compile(
     r"(?i)\bwhat(?:'s| is)?\s+(?:the\s+)?(?:current\s+|local\s+)?(time|date|day|year|month)"
     r"(?:\s+(?:is\s+it|of\s+the\s+week|today|now|it\s+is|and\s+(?:date|time)))*\s*(?:right now|please)?\W*$"
@@ -75,7 +81,9 @@ _REPLIED = re.compile(
     r"(?i)\bwhat (?:did|was)\b.*\byou\b.*\b(?:say|said|answer|answered|reply)\b"
     r"|\brepeat (?:that|yourself)\b|\byour last (?:answer|message)\b"
 )
-_COUNT = re.compile(r"(?i)\bhow many (?:messages|questions)\b.*\b(?:i|we|you|conversation|so far|here|chat)\b")
+_COUNT = re.compile(
+    r"(?i)\bhow many (?:messages|questions)\b.*\b(?:i|we|you|conversation|so far|here|chat)\b"
+)
 _TALK = re.compile(
     r"(?i)\b(?:summari[sz]e|sum up|repeat|recap|replay|show)\b.{0,20}\b"
     r"(?:conversation|chat|discussion|dialogue)\b"
@@ -169,7 +177,9 @@ def _personal(text: str, said: list[str]) -> str | None:
 def _known(text: str, said: list[str], tools: Sequence[ToolDefinition]) -> str | None:
     if _GREETING.match(text):
         name = facts(said).get("name")
-        return f"Hello{', ' + name if name else ''}! {HONEST}. Ask “what can you do?” to see what I can answer."
+        return (
+            f"Hello{', ' + name if name else ''}! {HONEST}. Ask “what can you do?” to see what I can answer."
+        )
     if _THANKS.match(text):
         return "You are welcome."
     if _BYE.match(text):
@@ -233,7 +243,9 @@ def _summarised(lead: str, inline: str, text: str, before: Sequence[ChatMessage]
     if len(words(source)) < 4:
         return "There is no text to summarise: paste it after “summarise:” or attach a file."
     chosen = summary(source)
-    return "In its own words (I pick sentences, I do not rewrite them):\n" + "\n".join(f"- {line}" for line in chosen)
+    return "In its own words (I pick sentences, I do not rewrite them):\n" + "\n".join(
+        f"- {line}" for line in chosen
+    )
 
 
 def _recap(text: str, before: Sequence[ChatMessage]) -> str:
@@ -249,7 +261,9 @@ def _recap(text: str, before: Sequence[ChatMessage]) -> str:
         lines.append(f"- {'You' if turn.role == 'user' else 'I'}: {said}")
     skipped = len(turns) - len(lines)
     head = (
-        f"The last {len(lines)} of {len(turns)} messages:" if skipped else f"We have exchanged {len(turns)} messages:"
+        f"The last {len(lines)} of {len(turns)} messages:"
+        if skipped
+        else f"We have exchanged {len(turns)} messages:"
     )
     return "\n".join([head, *lines])
 
@@ -294,7 +308,11 @@ class OfflineProvider:
         return "offline"
 
     async def models(self) -> tuple[Model, ...]:
-        return (Model(name=self.name, provider=self.name, kind="chat", default=False, available=True, streams=True),)
+        return (
+            Model(
+                name=self.name, provider=self.name, kind="chat", default=False, available=True, streams=True
+            ),
+        )
 
     async def complete(
         self, request: ModelsCompleteParams, model: str, on_delta: OnDelta | None

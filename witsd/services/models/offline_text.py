@@ -43,7 +43,10 @@ def words(text: str) -> list[str]:
 def content_words(text: str) -> list[str]:
     """The words that carry meaning, a plural ``s`` dropped."""
     kept = (word.removesuffix("'s") for word in words(text) if word not in STOP_WORDS)
-    return [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in kept]
+    return [
+        word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+        for word in kept
+    ]
 
 
 def sentences(text: str) -> list[str]:

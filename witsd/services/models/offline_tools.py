@@ -22,13 +22,17 @@ _SEARCH = re.compile(
     r"|^\W*what\s+(?:do|did)\s+you\s+(?:remember|know)\s+(?:about|of)\s+(.+)$"
     r"|^\W*(?:please\s+)?recall\s+(.+)$"
 )
-_REMEMBER = re.compile(r"(?is)^\W*(?:please\s+)?(?:remember|memori[sz]e|note|store)\s*(?:that|this)?\s*[:,]?\s+(.+)$")
+_REMEMBER = re.compile(
+    r"(?is)^\W*(?:please\s+)?(?:remember|memori[sz]e|note|store)\s*(?:that|this)?\s*[:,]?\s+(.+)$"
+)
 _LEAD = re.compile(
     r"(?i)^[\s:,]*(?:please\b|the\b|tool\b|with\b|on\b|for\b|to\b|of\b|about\b|using\b|and\b|a\b|an\b|in\b|[:,])[\s:,]*"
 )
 
 
-def asked_tool(text: str, tools: Sequence[ToolDefinition], call_id: str, *, asks_time: bool) -> ToolCall | str | None:
+def asked_tool(
+    text: str, tools: Sequence[ToolDefinition], call_id: str, *, asks_time: bool
+) -> ToolCall | str | None:
     """The call that ``text`` asks for; a sentence where one is asked for but cannot be made; else None."""
     by_name = {tool.name: tool for tool in tools}
     calculator = by_name.get("calculator")
@@ -63,7 +67,9 @@ def _named_tool(text: str, tools: Sequence[ToolDefinition], call_id: str) -> Too
         lead = r"(?:use|call|run|try|invoke)\s+(?:the\s+)?(?:tool\s+)?"
         # One plain word occurs by chance: it has to be asked for.
         many = len(_parts(tool.name)) > 1
-        pattern = rf"(?i)\b{lead}[`'\"]?{spelt}\b[`'\"]?" + (rf"|\b{spelt}\b" if many else rf"|^\W*{spelt}\s*:")
+        pattern = rf"(?i)\b{lead}[`'\"]?{spelt}\b[`'\"]?" + (
+            rf"|\b{spelt}\b" if many else rf"|^\W*{spelt}\s*:"
+        )
         match = re.search(pattern, text) if spelt else None
         if match and (best is None or len(tool.name) > best[0]):
             best = (len(tool.name), tool, match.end())
@@ -134,7 +140,9 @@ def tool_answer(messages: Sequence[ChatMessage]) -> str:
             expression = _argument(call, "expression")
             lines.append(f"{expression} = {said}" if expression else f"The result is {said}")
         else:
-            lines.append(f"{call.name} answered: {said}" if said else f"{call.name} is done; it answered nothing.")
+            lines.append(
+                f"{call.name} answered: {said}" if said else f"{call.name} is done; it answered nothing."
+            )
     return "\n".join(lines)
 
 

@@ -30,11 +30,15 @@ CONCEPTS = {
     ),
     "item": ("An item is a part of a run: a message, a thought, a tool call, a usage record and so on."),
     "session": (
-        "A session is a lasting conversation with one agent. Each prompt in it starts a run, and it survives restarts."
+        "A session is a lasting conversation with one agent. Each prompt starts a run; it survives restarts."
     ),
-    "event": ("An event is one entry of the journal: what happened, in which stream, with its number (seq) there."),
+    "event": (
+        "An event is one entry of the journal: what happened, in which stream, with its number (seq) there."
+    ),
     "stream": ("A stream is one numbered sequence of events, such as run:ID, session:ID or agent:NAME."),
-    "seq": ("seq is an event's number within its stream; it has no gaps, so a client can tell that it missed nothing."),
+    "seq": (
+        "seq is an event's number within its stream; it has no gaps, so a client sees that it missed nothing."
+    ),
     "journal": (
         "The journal is the append-only record of everything observable. Clients that come back "
         "read on from where they were."
@@ -50,6 +54,8 @@ CONCEPTS = {
     "approval": ("An approval is a person's yes or no to something a tool is about to do."),
     "workflow": ("A workflow is a durable graph of steps; one running of it is an execution."),
     "execution": ("An execution is one running of a workflow."),
-    "daemon": ("The daemon is the one long-running process of witsd (`witsd up`); everything else is its client."),
+    "daemon": (
+        "The daemon is the one long-running process of witsd (`witsd up`); everything else is its client."
+    ),
     "offline": f"{HONEST}. {CONNECT}",
 }

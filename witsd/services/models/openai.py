@@ -164,7 +164,9 @@ class OpenAIProvider:
         self, server: Server, request: ModelsCompleteParams, model: str, deliver: OnDelta | None
     ) -> ModelsCompleteResult:
         stream = deliver is not None
-        body = request_body(request, model, stream=stream, usage=self._usage_option, new_limit=self._new_limit)
+        body = request_body(
+            request, model, stream=stream, usage=self._usage_option, new_limit=self._new_limit
+        )
         content = msgspec.json.encode(body)
         async with self._http.exchange(server, "POST", "/chat/completions", content) as (response, chunks):
             if response.status_code != 200:
@@ -198,7 +200,9 @@ class OpenAIProvider:
                     Refusal(error=server.error(text, status=error.status or 200, retryable=retryable))
                 ) from None
 
-    async def _read_stream(self, server: Server, model: str, chunks: Chunks, deliver: OnDelta) -> ModelsCompleteResult:
+    async def _read_stream(
+        self, server: Server, model: str, chunks: Chunks, deliver: OnDelta
+    ) -> ModelsCompleteResult:
         parser, assembly = SseParser(), Assembly(provider=self.name, model=model)
         events = 0
         while True:
@@ -279,7 +283,9 @@ class OpenAIProvider:
         try:
             async with self._http.exchange(server, "GET", "/models", None) as (response, chunks):
                 status = response.status_code
-                body = await chunks.read(_MAX_BODY_BYTES if status == 200 else _MAX_ERROR_BYTES, cut=status != 200)
+                body = await chunks.read(
+                    _MAX_BODY_BYTES if status == 200 else _MAX_ERROR_BYTES, cut=status != 200
+                )
         except HttpFailed as failed:
             return _Probe(reason=failed.failure.error.message)
         if status == 200:
@@ -292,7 +298,9 @@ class OpenAIProvider:
             return _Probe()
         now_us = self.clock.wall_us()
         return _Probe(
-            reason=refusal(server, status, response.headers, body, model="/models", now_us=now_us).error.message
+            reason=refusal(
+                server, status, response.headers, body, model="/models", now_us=now_us
+            ).error.message
         )
 
     def _row(self, name: str, reason: str | None) -> Model:
