@@ -27,7 +27,9 @@ the first. All keys of a turn are optional, but it needs ``text``, ``deltas``, `
 
 Turns without ``match`` are played in order: the one that answers is found by counting the assistant
 messages in the request, so the script has no state, survives a restart, and many sessions may play it
-at once. A rule goes before them. ``retryable`` is by default that of the status (429 and 5xx).
+at once. (A caller that sends only the end of a long conversation is answered from the turn that fits that
+end: the assistant sends 200 messages.) A rule goes before them. ``retryable`` is by default that of the
+status (429 and 5xx).
 The file is read for each call, so an edit is played at once. Usage counts words as tokens.
 """
 
