@@ -28,6 +28,11 @@ def value(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(ok(done))
 
 
+def items(done: subprocess.CompletedProcess[str]) -> list[Any]:
+    found: list[Any] = value(done)["items"]
+    return found
+
+
 def lines(text: str) -> list[Any]:
     return [json.loads(line) for line in text.splitlines()]
 
@@ -83,7 +88,7 @@ def test_control_list_show_and_remove(probe: Daemon) -> None:
     assert "probe is active" in ok(probe.cli("agent", "restart", "probe"))
     table = ok(probe.cli("agent", "list"))
     assert table.splitlines()[0].split()[:3] == ["NAME", "KIND", "STATE"]
-    assert {a["name"] for a in value(probe.cli("agent", "list", "--json"))} == {"assistant", "probe"}
+    assert {a["name"] for a in items(probe.cli("agent", "list", "--json"))} == {"assistant", "probe"}
     shown = ok(probe.cli("agent", "show", "probe"))
     assert "active" in shown
     assert PROBE in shown
@@ -113,7 +118,7 @@ def test_ask_takes_its_text_from_standard_input(probe: Daemon) -> None:
 
 def test_ask_attaches_what_is_piped_in_beside_the_text(probe: Daemon) -> None:
     ok(probe.cli("ask", "probe", "read this", stdin="the attachment"))
-    session = value(probe.cli("session", "list", "--json"))[0]["session_id"]
+    session = items(probe.cli("session", "list", "--json"))[0]["session_id"]
     asked = value(probe.cli("session", "show", session, "--json"))["last_messages"][0]
     assert asked["text"] == "read this"
     assert asked["attachments"][0]["text"] == "the attachment"
@@ -146,8 +151,8 @@ def test_ask_as_json_is_the_events_of_the_run(probe: Daemon) -> None:
 def test_escape_sequences_of_an_agent_do_not_act(probe: Daemon) -> None:
     done = probe.cli("ask", "probe", "escape")
     assert "unharmed" in ok(done)
-    run_id = value(probe.cli("run", "list", "--json"))[0]["run_id"]
-    session = value(probe.cli("session", "list", "--json"))[0]["session_id"]
+    run_id = items(probe.cli("run", "list", "--json"))[0]["run_id"]
+    session = items(probe.cli("session", "list", "--json"))[0]["session_id"]
     shown = [
         done, probe.cli("run", "show", run_id), probe.cli("run", "wait", run_id),
         probe.cli("session", "show", session), probe.cli("session", "search", "unharmed"),
@@ -164,7 +169,7 @@ def test_a_failed_run_is_status_1_and_says_why(probe: Daemon) -> None:
     assert done.returncode == 1
     assert done.stdout == "half \n"
     assert "no luck" in done.stderr
-    run_id = value(probe.cli("run", "list", "--status", "failed", "--json"))[0]["run_id"]
+    run_id = items(probe.cli("run", "list", "--status", "failed", "--json"))[0]["run_id"]
     waited = probe.cli("run", "wait", run_id)
     assert waited.returncode == 1
     assert "no luck" in waited.stderr
@@ -193,7 +198,7 @@ def test_ask_streams_and_ctrl_c_cancels_the_run(probe: Daemon) -> None:
         _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
         assert "cancelled" in err
-    assert value(probe.cli("run", "list", "--json"))[0]["status"] == "cancelled"
+    assert items(probe.cli("run", "list", "--json"))[0]["status"] == "cancelled"
 
 
 def test_run_cancel_and_wait(probe: Daemon) -> None:
@@ -244,10 +249,10 @@ def test_events_past_and_followed_across_a_restart(probe: Daemon) -> None:
 
 def test_sessions(probe: Daemon, tmp_path: Path) -> None:
     ok(probe.cli("ask", "probe", "remember the heron"))
-    session = value(probe.cli("session", "list", "--agent", "probe", "--json"))[0]["session_id"]
+    session = items(probe.cli("session", "list", "--agent", "probe", "--json"))[0]["session_id"]
     ok(probe.cli("ask", "probe", "and the otter", "--session", session))
     assert "heron" in ok(probe.cli("session", "show", session))
-    hits = value(probe.cli("session", "search", "otter", "--json"))
+    hits = items(probe.cli("session", "search", "otter", "--json"))
     assert {hit["session_id"] for hit in hits} == {session}
     target = tmp_path / "out.md"
     ok(probe.cli("session", "export", session, "--format", "markdown", "-o", str(target)))
@@ -263,7 +268,7 @@ def test_sessions(probe: Daemon, tmp_path: Path) -> None:
 
 def test_export_to_a_folder_that_is_not_there(probe: Daemon, tmp_path: Path) -> None:
     ok(probe.cli("ask", "probe", "x"))
-    session = value(probe.cli("session", "list", "--json"))[0]["session_id"]
+    session = items(probe.cli("session", "list", "--json"))[0]["session_id"]
     done = probe.cli("session", "export", session, "-o", str(tmp_path / "no" / "out"))
     assert done.returncode == 1
     assert "cannot write" in done.stderr
@@ -273,15 +278,15 @@ def test_tokens(daemon: Daemon) -> None:
     secret = ok(daemon.cli("token", "create", "script", "--scope", "read,chat", "--expires", "12h")).strip()
     listed = daemon.cli("token", "list")
     assert secret not in ok(listed)
-    entry = value(daemon.cli("token", "list", "--json"))[0]
+    entry = items(daemon.cli("token", "list", "--json"))[0]
     assert (entry["name"], sorted(entry["scopes"])) == ("script", ["chat", "read"])
     ok(daemon.cli("token", "revoke", entry["token_id"]))
-    assert value(daemon.cli("token", "list", "--json")) == []
+    assert items(daemon.cli("token", "list", "--json")) == []
 
 
 def test_models_and_rpc(daemon: Daemon) -> None:
     assert "offline" in ok(daemon.cli("model", "list"))
-    assert any(m["name"] == "offline" for m in value(daemon.cli("model", "list", "--json")))
+    assert any(m["name"] == "offline" for m in items(daemon.cli("model", "list", "--json")))
     assert value(daemon.cli("rpc", "ping")) == {}
     assert value(daemon.cli("rpc", "agents/get", "-", stdin='{"name": "assistant"}'))["name"] == "assistant"
     unknown = daemon.cli("rpc", "no/such")

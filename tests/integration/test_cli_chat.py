@@ -26,14 +26,18 @@ def terminal(daemon: Daemon, *args: str) -> Terminal:
     return Terminal([sys.executable, "-m", "witsd.cli.main", *args], env=daemon.env, cwd=daemon.user_home)
 
 
+def _leave(chat: Terminal) -> None:
+    chat.until("> ")  # pressed while an answer is still coming, the key would mean something else
+    chat.press(CTRL_D)
+    assert chat.end() == 0
+
+
 def test_a_conversation_goes_on_where_it_was_left(probe: Daemon) -> None:
     with terminal(probe, "chat", "probe") as first:
         first.until("> ")
         first.line("mind the gap")
         first.until("mind the gap \n")  # the echo is followed by a newline without the blank
-        first.until("> ")
-        first.press(CTRL_D)
-        assert first.end() == 0
+        _leave(first)
     with terminal(probe, "chat", "probe") as again:
         again.until("> mind the gap")
         again.until("mind the gap")
@@ -42,7 +46,7 @@ def test_a_conversation_goes_on_where_it_was_left(probe: Daemon) -> None:
         again.until("/help, Ctrl-D leaves")
         again.line("/quit")
         assert again.end() == 0
-    sessions = json.loads(probe.cli("session", "list", "--json").stdout)
+    sessions = json.loads(probe.cli("session", "list", "--json").stdout)["items"]
     assert len(sessions) == 2
 
 
@@ -59,9 +63,8 @@ def test_ctrl_c_interrupts_the_answer_and_what_was_typed_comes_next(probe: Daemo
         chat.until("> ")
         chat.line("still here")
         chat.until("still here \n")
-        chat.press(CTRL_D)
-        assert chat.end() == 0
-    runs = json.loads(probe.cli("run", "list", "--json").stdout)
+        _leave(chat)
+    runs = json.loads(probe.cli("run", "list", "--json").stdout)["items"]
     assert [run["status"] for run in runs] == ["completed", "completed", "cancelled"]
 
 
@@ -72,9 +75,8 @@ def test_ctrl_c_at_the_prompt_drops_the_line(probe: Daemon) -> None:
         chat.until("> ")
         chat.line("said")
         chat.until("said \n")
-        chat.press(CTRL_D)
-        assert chat.end() == 0
-    runs = json.loads(probe.cli("run", "list", "--json").stdout)
+        _leave(chat)
+    runs = json.loads(probe.cli("run", "list", "--json").stdout)["items"]
     assert [run["input"]["text"] for run in runs] == ["said"]
 
 
@@ -87,9 +89,7 @@ def test_an_answer_in_progress_is_shown_when_the_terminal_comes_back(probe: Daem
         again.until("begun ")
         again.press(CTRL_C)
         again.until("cancelled")
-        again.until("> ")
-        again.press(CTRL_D)
-        assert again.end() == 0
+        _leave(again)
 
 
 def test_commands_of_the_conversation(probe: Daemon, tmp_path: Path) -> None:
@@ -100,6 +100,7 @@ def test_commands_of_the_conversation(probe: Daemon, tmp_path: Path) -> None:
         chat.until("On herons\n")
         chat.line("hello")
         chat.until("hello \n")
+        chat.until("> ")
         chat.line(f"/export {target}")
         chat.until("characters written")
         chat.line("/sessions")
@@ -112,8 +113,7 @@ def test_commands_of_the_conversation(probe: Daemon, tmp_path: Path) -> None:
         chat.until("/export [FILE]")
         chat.line("//slash")
         chat.until("/slash \n")
-        chat.press(CTRL_D)
-        assert chat.end() == 0
+        _leave(chat)
     assert "hello" in target.read_text()
 
 
@@ -129,8 +129,7 @@ def test_a_question_of_the_agent_is_answered_at_the_terminal(probe: Daemon) -> N
         chat.until("which colour?")
         chat.line("blue")
         chat.until("painted blue")
-        chat.press(CTRL_D)
-        assert chat.end() == 0
+        _leave(chat)
 
 
 def test_lines_piped_in_are_said_one_after_the_other(probe: Daemon) -> None:

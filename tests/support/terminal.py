@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 #: Far more than anything takes on a slow, busy machine.
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 CTRL_C = "\x03"
 CTRL_D = "\x04"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]")
