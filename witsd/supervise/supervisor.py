@@ -103,7 +103,9 @@ class Supervisor:
         async with self._defining:
             await trio.to_thread.run_sync(definitions.write, self.folder, spec)
             self._apply(spec)
-        return self.unit(spec.name)
+        unit = self.unit(spec.name)
+        await unit.settle()
+        return unit
 
     async def remove(self, name: str) -> None:
         """Stop the agent, then forget it and its file. Its log and runs stay."""
@@ -144,11 +146,14 @@ class Supervisor:
             return
         before, unit.spec = unit.spec, spec
         unit.record(publish=False)
-        if _process_differs(before, spec):
-            if unit.life.wanted:
+        differs = _process_differs(before, spec)
+        if unit.life.wanted:
+            if differs:
                 unit.tell(Restarted())
-            elif spec.start == "boot":
-                unit.tell(Start(by_hand=True))
+        elif spec.start == "boot" and (differs or before.start != "boot"):
+            unit.tell(Start(by_hand=True))
+        elif differs and unit.life.state == "failed":
+            unit.tell(Stop())  # what failed was another command
 
     async def _retire(self, unit: Unit) -> None:
         unit.tell(Stop("removed"))

@@ -131,6 +131,14 @@ class Unit:
         self._told.set()
         await handled.wait()
 
+    async def settle(self) -> None:
+        """Return once everything told so far has been handled."""
+        if self._inbox:
+            event, handled = self._inbox[-1]
+            handled = handled or trio.Event()
+            self._inbox[-1] = (event, handled)
+            await handled.wait()
+
     async def wait_change(self) -> None:
         """Return at the next change of state."""
         await self._changed.wait()
