@@ -357,6 +357,21 @@ async def test_an_oversized_head(house: House) -> None:
         assert_secure(reply.headers)
 
 
+async def test_a_head_without_end(house: House) -> None:
+    async with await house.dial() as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nX: " + b"x" * HEAD_BYTES)
+        assert (await read_reply(stream)).status == 431
+
+
+async def test_the_refusal_reaches_a_client_that_is_still_sending(house: House) -> None:
+    """Closing with unread bytes would reset the connection, and the answer with it."""
+    headers = {"Content-Type": "application/json", "Content-Length": str(8 << 20)}
+    async with await house.dial() as stream:
+        await stream.send_all(request_bytes("POST", "/rpc", house.door.http, headers))
+        await stream.send_all(b" " * (8 << 20))
+        assert (await read_reply(stream)).status == 401
+
+
 async def test_an_oversized_body_announced_or_not(house: House) -> None:
     token = (await house.token()).token
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}

@@ -121,6 +121,16 @@ def test_modes_and_leaving(tmp_path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["witsd.sock.lock"]
 
 
+def test_the_lock_holds_also_where_the_socket_has_gone(tmp_path: Path) -> None:
+    path = tmp_path / "witsd.sock"
+    with claim_unix(path):
+        path.unlink()
+        with pytest.raises(AlreadyRunning), claim_unix(path):
+            pass
+        path.write_text("another's by now")
+    assert path.exists()
+
+
 def test_a_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "witsd.sock"
     with claim_unix(path):
@@ -330,11 +340,15 @@ def test_a_process_that_has_gone_is_nobody(tmp_path: Path) -> None:
         server.bind(str(path))
         server.listen(1)
         code = "import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
-        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        child = subprocess.Popen([sys.executable, "-c", code, str(path)])
+        assert child.wait() == 0
         accepted, _ = server.accept()
         with accepted:
             assert Identifier().identify(accepted) is ANONYMOUS
             assert Identifier(daemon_pid=2**22).identify(accepted) is ANONYMOUS
+            # Not even when its pid is another process's by now.
+            proc = fake_proc(tmp_path, {child.pid: (1, 900), 1: (0, 0)})
+            assert Identifier(daemon_pid=2**22, proc=proc).identify(accepted) is ANONYMOUS
 
 
 def fake_proc(tmp_path: Path, parents: dict[int, tuple[int, int]]) -> Path:
