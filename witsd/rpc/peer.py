@@ -218,6 +218,8 @@ class Peer:
     async def _turn(self) -> None:
         """Let what was admitted run, and the other side read, before more is taken."""
         await trio.lowlevel.checkpoint()
+        if len(self._in_flight) >= self._limits.in_flight:
+            await trio.lowlevel.checkpoint()  # trio may run us before what we started, but not twice
         await self._outbox.wait_room()
 
     async def _linger(self) -> None:
