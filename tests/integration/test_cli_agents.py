@@ -82,6 +82,15 @@ def test_a_relative_program_is_found_from_the_callers_folder(daemon: Daemon, tmp
     assert ok(daemon.cli("ask", "shout", "loud")).strip() == "LOUD"
 
 
+def test_add_says_when_the_agent_does_not_come_up(daemon: Daemon) -> None:
+    done = daemon.cli("agent", "add", "broken", "--", sys.executable, "-c", "raise SystemExit(7)")
+    assert done.returncode == 1
+    assert "does not come up" in done.stderr
+    assert "7" in done.stderr
+    assert "witsd agent logs broken" in done.stderr
+    assert daemon.cli("agent", "add", "later", "--start", "manual", "--", "true").returncode == 0
+
+
 def test_control_list_show_and_remove(probe: Daemon) -> None:
     assert "probe is inactive" in ok(probe.cli("agent", "stop", "probe"))
     assert "probe is active" in ok(probe.cli("agent", "start", "probe"))
@@ -264,6 +273,34 @@ def test_sessions(probe: Daemon, tmp_path: Path) -> None:
     gone = probe.cli("session", "show", session)
     assert gone.returncode == 1
     assert "witsd session list" in gone.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(probe: Daemon) -> None:
+    ok(probe.cli("ask", "probe", *map(str, range(2000))))
+    session = items(probe.cli("session", "list", "--json"))[0]["session_id"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        for args in (["session", "export", session], ["events", "-f", "--since", "0"], ["agent", "list"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "witsd.cli.main", *args],
+                env=probe.env, stdin=subprocess.DEVNULL, stdout=writing, stderr=subprocess.PIPE, text=True,
+                timeout=PATIENCE_S, check=False,
+            )
+            assert (done.stderr, done.returncode) == ("", 1), args
+    finally:
+        os.close(writing)
+
+
+def test_ask_outlives_a_restart_of_the_daemon_and_says_what_became_of_the_run(probe: Daemon) -> None:
+    with started(probe, "ask", "probe", "wait") as process:
+        assert process.stdout is not None
+        assert process.stdout.read(6) == "begun "
+        probe.kill()
+        probe.start()
+        _, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert "interrupted" in err
 
 
 def test_export_to_a_folder_that_is_not_there(probe: Daemon, tmp_path: Path) -> None:

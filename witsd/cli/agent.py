@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NOT_FOUND = -32002
 #: How long `add` waits for an agent to come up; it goes on coming up when this is over.
 START_WAIT_S = 60
+#: The states in which a start has come to something.
+SETTLED = ("active", "backoff", "failed")
 
 
 @click.group(cls=Noun)
@@ -116,7 +118,8 @@ def agent_add(
             await _refuse_taken(client, name)
         async with client.subscribe([f"agent:{name}"], types=["agent.state"]) as states:
             made: dict[str, Any] = await client.call("agents/define", {"spec": spec})
-            if not no_wait and made["state"] == "starting":
+            boots = start in (None, "boot") and not no_wait
+            if boots and made["state"] not in SETTLED:
                 with trio.move_on_after(START_WAIT_S):
                     await _wait_started(states)
                 made = await client.call("agents/get", {"name": name})
@@ -135,9 +138,10 @@ def agent_add(
 
 
 async def _wait_started(states: Subscription) -> None:
-    """Return once an agent that is starting is so no more, one way or the other."""
+    """Return once the agent has come up, or has failed to."""
     async for event in states:
-        if plain(event)["type"] == "resync" or plain(event)["data"]["state"] not in ("starting", "stopping"):
+        told = plain(event)
+        if told["type"] == "resync" or told["data"]["state"] in SETTLED:
             return
 
 
