@@ -1,0 +1,1 @@
+"""What the rows run in processes of their own: floors, load, and those who listen."""
