@@ -14,8 +14,8 @@ import random  # noqa: TID251 - this is where randomness becomes a parameter
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import attrs
@@ -27,7 +27,7 @@ from witsd_client.paths import Paths
 from witsd import __version__
 from witsd.door.door import Door, open_door, without_streams
 from witsd.door.identity import Identifier
-from witsd.door.listen import ListenError, UnixSocket, claim_unix
+from witsd.door.listen import ListenError, UnixSocket, claim_unix, open_tcp
 from witsd.journal import epoch
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal, Tx, open_journal
@@ -98,10 +98,12 @@ async def run(settings: Settings, paths: Paths, env: dict[str, str], announce: A
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     stop = Stop()
     # The lock comes first: whoever has it is the only one to touch the database and the processes.
-    with claim_unix(paths.socket) as unix:
+    # So does the port: one that is taken should be heard of before any agent is started.
+    with claim_unix(paths.socket) as unix, _bound(settings) as http:
+        sockets = Sockets(unix, http)
         async with trio.open_nursery() as nursery:
             await nursery.start(_hear_signals, stop)
-            async with _wired(settings, paths, env, unix, stop) as daemon:
+            async with _wired(settings, paths, env, sockets, stop) as daemon:
                 nursery.start_soon(daemon.reload_on_hangup)
                 announce.ready(daemon.listening())
                 await stop.asked.wait()
@@ -109,6 +111,27 @@ async def run(settings: Settings, paths: Paths, env: dict[str, str], announce: A
                 grace = settings.daemon.grace_s if stop.grace_s is None else stop.grace_s
                 await daemon.stop(grace)
             nursery.cancel_scope.cancel()
+
+
+@attrs.frozen
+class Sockets:
+    """What has been claimed before anything else was touched."""
+
+    unix: UnixSocket
+    http: trio.SocketListener | None
+
+
+@contextmanager
+def _bound(settings: Settings) -> Iterator[trio.SocketListener | None]:
+    """The HTTP port, listening; None when HTTP is off."""
+    if not settings.listen.http:
+        yield None
+        return
+    listener = open_tcp(settings.listen.http, allow_remote=settings.listen.allow_remote)
+    try:
+        yield listener
+    finally:
+        listener.socket.close()
 
 
 async def _hear_signals(stop: Stop, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -161,7 +184,11 @@ class Daemon:
 
 @asynccontextmanager
 async def _wired(
-    settings: Settings, paths: Paths, env: dict[str, str], unix: UnixSocket, stop: Stop
+    settings: Settings,
+    paths: Paths,
+    env: dict[str, str],
+    sockets: Sockets,
+    stop: Stop,
 ) -> AsyncIterator[Daemon]:
     """Build everything from the bottom up; leaving the block takes it down in the reverse order."""
     clock = SystemClock()
@@ -195,7 +222,7 @@ async def _wired(
             ids=ids,
             jitter=random.random,
             mark=_mark(paths),
-            socket=unix.path,
+            socket=sockets.unix.path,
             run_root=paths.data_dir / "agents-run",
             daemon_env=env,
             assistant_command=(sys.executable, "-m", "witsd.adapters.assistant"),
@@ -259,7 +286,8 @@ async def _wired(
                 access=access,
                 limits=limits,
                 identifier=Identifier(resolve_agent=supervisor.actor_among, agent_named=supervisor.actor_of),
-                claimed=unix,
+                claimed=sockets.unix,
+                bound=sockets.http,
             )
         )
         background = await enter(trio.open_nursery())

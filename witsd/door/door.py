@@ -335,6 +335,7 @@ async def open_door(
     identifier: Identifier | None = None,
     deadlines: Deadlines | None = None,
     claimed: UnixSocket | None = None,
+    bound: trio.SocketListener | None = None,
     page: Path = _PAGE,
 ) -> AsyncIterator[Door]:
     """Listen on the Unix socket and, unless ``settings.http`` is empty, on the HTTP address.
@@ -350,7 +351,7 @@ async def open_door(
         unix = claimed or stack.enter_context(claim_unix(settings.unix))
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(unix.socket))]
         if settings.http:
-            tcp = open_tcp(settings.http, allow_remote=settings.allow_remote)
+            tcp = bound or open_tcp(settings.http, allow_remote=settings.allow_remote)
             stack.callback(tcp.socket.close)
             listeners.append(tcp)
         files = load_page(page)

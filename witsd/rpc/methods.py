@@ -176,8 +176,8 @@ def notification_table(v: Services) -> dict[str, Notification]:
     """What peers may tell the daemon. ``notifications/cancelled`` is the peer's own and not here."""
     rows = (
         Notification("notifications/item", n.ItemNotification, "Insert or replace an item of a run",
-                     lambda c, p: v.runs.item(c.actor, p), agents=True),
+                     lambda c, p: v.runs.book.item(c.actor, p), agents=True),
         Notification("notifications/delta", n.DeltaNotification, "Append to an item's text",
-                     lambda c, p: v.runs.delta(c.actor, p), agents=True),
+                     lambda c, p: v.runs.book.delta(c.actor, p), agents=True),
     )
     return {row.name: row for row in rows}

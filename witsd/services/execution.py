@@ -6,14 +6,14 @@ import codecs
 import math
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 
 from witsd.services import session_rows
+from witsd.services.run_book import RunBook
 from witsd.services.run_state import LiveRun
 from witsd.supervise.process import Process, SpawnError
-from witsd.supervise.supervisor import Lease
+from witsd.supervise.supervisor import Lease, Supervisor
 from witsd.values.actor import Actor
 from witsd.values.clock import rfc3339
 from witsd.values.errors import AgentFailed, Timeout, WitsdError
@@ -28,16 +28,13 @@ from witsd.values.wire.native import (
 )
 from witsd.values.wire.runs import ErrorInfo
 
-if TYPE_CHECKING:
-    from witsd.services.runs import Runs
-
 #: How much of what an exec run printed to stderr goes into its error, in bytes.
 _STDERR_TAIL = 2000
 #: What an exec run may print, in bytes; beyond it the run fails.
 _CHUNK = 64 << 10
 
 
-async def execute(runs: Runs, run: LiveRun) -> None:
+async def execute(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None:
     """Run to its end. Never raises for what an agent does; always ends the run in exactly one way."""
     deadline = math.inf
     if run.timeout_s is not None:
@@ -45,34 +42,34 @@ async def execute(runs: Runs, run: LiveRun) -> None:
     timed_out = trio.move_on_at(deadline)
     try:
         with run.scope, timed_out:
-            if runs.supervisor.unit(run.agent).spec.run_per_request:
-                await _in_a_process(runs, run)
+            if supervisor.unit(run.agent).spec.run_per_request:
+                await _in_a_process(book, supervisor, run)
             else:
-                await _by_agent(runs, run)
+                await _by_agent(book, supervisor, run)
     except WitsdError as error:
         if run.stop_as is None:
             run.error = ErrorInfo(code=error.code, message=error.message, data={**error.data, "run_id": run.run_id})
-            await runs.end(run, "failed")
+            await book.end(run, "failed")
             return
     if run.stop_as == "queued":
         return
     if run.stop_as is not None:
-        await runs.end(run, run.stop_as, run.stop_reason)
+        await book.end(run, run.stop_as, run.stop_reason)
     elif timed_out.cancelled_caught:
         late = Timeout(f"the run was not over after {run.timeout_s:g} s")
         run.error = ErrorInfo(code=late.code, message=late.message, data=dict(late.data))
-        await runs.end(run, "failed")
+        await book.end(run, "failed")
     elif run.scope.cancelled_caught:
-        await runs.end(run, "interrupted", "the daemon was stopped")
+        await book.end(run, "interrupted", "the daemon was stopped")
     else:
-        await runs.end(run, "completed")
+        await book.end(run, "completed")
 
 
-async def _by_agent(runs: Runs, run: LiveRun) -> None:
+async def _by_agent(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None:
     """A native agent: one ``runs/execute`` whose answer ends the run."""
-    async with runs.supervisor.lease(run.agent) as lease:
-        params = await _params(runs, run, lease)
-        await runs.started(run)
+    async with supervisor.lease(run.agent) as lease:
+        params = await _params(book, run, lease)
+        await book.started(run)
         try:
             result = await lease.link.request("runs/execute", params, RunsExecuteResult)
         except trio.BrokenResourceError:
@@ -84,20 +81,20 @@ async def _by_agent(runs: Runs, run: LiveRun) -> None:
         run.output = result.output
 
 
-async def _params(runs: Runs, run: LiveRun, lease: Lease) -> RunsExecuteParams:
+async def _params(book: RunBook, run: LiveRun, lease: Lease) -> RunsExecuteParams:
     """What the agent is told. A process that does not hold the conversation yet gets its history."""
     session_id = run.session_id
     history, settings = None, None
     if session_id is not None:
-        fresh = runs.held_by.get(session_id) != lease.generation
-        past = await runs.journal.store.read(lambda db: session_rows.context(db, session_id, run.run_id))
+        fresh = book.held_by.get(session_id) != lease.generation
+        past = await book.journal.store.read(lambda db: session_rows.context(db, session_id, run.run_id))
         settings = past.settings
         if fresh:
             history = past.turns
-            runs.held_by[session_id] = lease.generation
+            book.held_by[session_id] = lease.generation
     deadline = None
     if run.timeout_s is not None:
-        deadline = rfc3339(runs.clock.wall_us() + int(run.timeout_s * 1e6))
+        deadline = rfc3339(book.clock.wall_us() + int(run.timeout_s * 1e6))
     return RunsExecuteParams(
         run_id=run.run_id,
         input=run.input,
@@ -109,15 +106,15 @@ async def _params(runs: Runs, run: LiveRun, lease: Lease) -> RunsExecuteParams:
     )
 
 
-async def _in_a_process(runs: Runs, run: LiveRun) -> None:
+async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None:
     """An exec agent with ``run_per_request``: input on stdin, output on stdout, the exit status the outcome."""
-    unit = runs.supervisor.unit(run.agent)
+    unit = supervisor.unit(run.agent)
     cwd = None if run.input.cwd is UNSET else Path(run.input.cwd)
     unit.lease()
     try:
-        await runs.started(run)
+        await book.started(run)
         try:
-            process = await runs.supervisor.spawn_for_run(unit, cwd)
+            process = await supervisor.spawn_for_run(unit, cwd)
         except SpawnError as error:
             raise AgentFailed(f"{run.agent}: {error}", reason=str(error)) from error
         unit.run_processes[process.pid] = process
@@ -125,8 +122,8 @@ async def _in_a_process(runs: Runs, run: LiveRun) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_feed, process, run.input.text)
-                nursery.start_soon(_keep_errors, runs, run, process, errors)
-                nursery.start_soon(_relay, runs, run, unit.actor, process)
+                nursery.start_soon(_keep_errors, supervisor, run, process, errors)
+                nursery.start_soon(_relay, book, run, unit.actor, process)
                 outcome = await process.watch()
                 process.signal_group(signal.SIGKILL)
                 nursery.cancel_scope.deadline = trio.current_time() + 1
@@ -162,7 +159,7 @@ async def _feed(process: Process, text: str) -> None:
         pass  # it does not read its input, which is its own affair
 
 
-async def _relay(runs: Runs, run: LiveRun, actor: Actor, process: Process) -> None:
+async def _relay(book: RunBook, run: LiveRun, actor: Actor, process: Process) -> None:
     """stdout becomes the text of one message."""
     item_id = ItemId(f"{run.run_id}.1")
     # A chunk may cut a character in two; what is not UTF-8 is replaced.
@@ -171,17 +168,17 @@ async def _relay(runs: Runs, run: LiveRun, actor: Actor, process: Process) -> No
         while data := await process.stdout.receive_some(_CHUNK):
             text = decoder.decode(data)
             if text:
-                runs.delta(actor, DeltaNotification(run_id=run.run_id, item_id=item_id, text=text))
-            await runs.journal.wait_room()
+                book.delta(actor, DeltaNotification(run_id=run.run_id, item_id=item_id, text=text))
+            await book.journal.wait_room()
     except (trio.ClosedResourceError, trio.BrokenResourceError):
         pass
     if run.has(item_id):
         done = MessageItem(item_id=item_id, status="completed")
-        runs.item(actor, ItemNotification(run_id=run.run_id, item=done))
+        book.item(actor, ItemNotification(run_id=run.run_id, item=done))
 
 
-async def _keep_errors(runs: Runs, run: LiveRun, process: Process, tail: bytearray) -> None:
-    sink = runs.supervisor.shared.logs.of(run.agent)
+async def _keep_errors(supervisor: Supervisor, run: LiveRun, process: Process, tail: bytearray) -> None:
+    sink = supervisor.shared.logs.of(run.agent)
     rest = b""
     try:
         while data := await process.stderr.receive_some(_CHUNK):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
 from witsd.journal.event import entry
+from witsd.journal.journal import Tx
 from witsd.services import run_rows, session_rows
+from witsd.services.run_book import RunBook
 from witsd.services.run_state import LiveRun
 from witsd.values.actor import Actor
 from witsd.values.errors import Timeout
@@ -18,14 +19,10 @@ from witsd.values.items import InputRequestItem
 from witsd.values.wire import event_types as types
 from witsd.values.wire import runs as wire
 
-if TYPE_CHECKING:
-    from witsd.journal.journal import Tx
-    from witsd.services.runs import Runs
 
-
-async def ask(runs: Runs, run: LiveRun, actor: Actor, params: wire.InputsRequestParams) -> wire.InputsRequestResult:
+async def ask(book: RunBook, run: LiveRun, actor: Actor, params: wire.InputsRequestParams) -> wire.InputsRequestResult:
     """Put the question and wait for its answer. Raises ``Timeout`` after ``timeout_s`` without one."""
-    request_id = runs.ids.new("input")
+    request_id = book.ids.new("input")
     send, receive = trio.open_memory_channel[object](1)
     item = InputRequestItem(
         item_id=ItemId(request_id), request_id=request_id, message=params.message, schema=params.schema
@@ -48,7 +45,7 @@ async def ask(runs: Runs, run: LiveRun, actor: Actor, params: wire.InputsRequest
     response: object = None
     answered = False
     try:
-        await runs.journal.write(begin, keep=True)
+        await book.journal.write(begin, keep=True)
         with trio.move_on_after(params.timeout_s or math.inf):
             response = await receive.receive()
             answered = True
@@ -59,7 +56,7 @@ async def ask(runs: Runs, run: LiveRun, actor: Actor, params: wire.InputsRequest
         closed = msgspec.structs.replace(item, status="completed" if answered else "cancelled", response=response)
         if run.upsert(closed)[0]:
             resolved = types.InputResolvedData(run_id=run.run_id, request_id=request_id)
-            runs.journal.append_nowait(
+            book.journal.append_nowait(
                 entry(run.stream_name, "item.completed", types.ItemData(run_id=run.run_id, item=closed)),
                 entry(run.stream_name, "input.resolved", resolved),
                 statements=(run_rows.item_statement(run.run_id, n, closed), *_status_statements(run)),

@@ -23,10 +23,7 @@ UPSERT_ITEM = (
     "INSERT INTO items(run_id, n, item_id, data) VALUES (?,?,?,?) "
     "ON CONFLICT(run_id, item_id) DO UPDATE SET data = excluded.data"
 )
-_COLUMNS = (
-    "n, run_id, agent, session_id, status, input, output, error, reason, usage, stream, timeout_s, actor, "
-    "created_us, started_us, ended_us"
-)
+_COLUMNS = "n, run_id, agent, session_id, status, input, output, error, reason, usage, created_us, started_us, ended_us"
 
 
 def item_statement(run_id: str, n: int, item: Item) -> tuple[str, Sequence[Any]]:
@@ -80,7 +77,7 @@ def load_items(db: apsw.Connection, run_id: str) -> tuple[Item, ...]:
 
 
 def view(row: Sequence[Any], items: tuple[Item, ...]) -> Run:
-    _, run_id, agent, session_id, status, given, output, error, reason, usage, *_, created, started, ended = row
+    _, run_id, agent, session_id, status, given, output, error, reason, usage, created, started, ended = row
     return Run(
         run_id=run_id,
         agent=agent,
@@ -126,6 +123,10 @@ def page(
 
 def unfinished(db: apsw.Connection) -> list[LiveRun]:
     """Runs that were not over when the daemon ended, oldest first, without their items."""
+    found = db.execute(
+        "SELECT run_id, agent, session_id, status, input, usage, stream, timeout_s, actor, created_us, started_us "
+        "FROM runs WHERE status IN ('queued', 'running', 'waiting') ORDER BY n"
+    )
     return [
         LiveRun(
             run_id=RunId(run_id),
@@ -140,9 +141,7 @@ def unfinished(db: apsw.Connection) -> list[LiveRun]:
             status=status,
             usage=msgspec.json.decode(usage, type=Usage),
         )
-        for _, run_id, agent, session_id, status, given, _, _, _, usage, stream, timeout_s, actor, created, started, _ in db.execute(
-            f"SELECT {_COLUMNS} FROM runs WHERE status IN ('queued', 'running', 'waiting') ORDER BY n"
-        )
+        for run_id, agent, session_id, status, given, usage, stream, timeout_s, actor, created, started in found
     ]
 
 

@@ -15,13 +15,14 @@ import apsw
 import attrs
 import trio
 
-from witsd.journal.event import Event, entry
+from witsd.journal.event import Event
 from witsd.journal.journal import Journal, Tx
 from witsd.journal.reading import position, read_stream
 from witsd.services import questions, run_rows, session_rows
 from witsd.services.deltas import Deltas
 from witsd.services.execution import execute
 from witsd.services.idempotency import once
+from witsd.services.run_book import RunBook
 from witsd.services.run_state import LiveRun
 from witsd.supervise.supervisor import Supervisor
 from witsd.values.actor import Actor
@@ -30,46 +31,29 @@ from witsd.values.errors import (
     AgentFailed,
     InvalidParams,
     InvalidState,
-    LimitExceeded,
     NotFound,
     Overloaded,
     PermissionDenied,
     Timeout,
 )
-from witsd.values.ids import AgentName, Ids, ItemId, RunId, SessionId
-from witsd.values.items import ItemStatus, MessageItem
-from witsd.values.wire import event_types as types
+from witsd.values.ids import AgentName, Ids, RunId, SessionId
 from witsd.values.wire import runs as wire
 from witsd.values.wire.common import UNSET, Empty
-from witsd.values.wire.native import DeltaNotification, ItemNotification, SessionClosedNotification
+from witsd.values.wire.native import SessionClosedNotification
 
 log = logging.getLogger("witsd.runs")
 
 #: Runs that may wait for one agent.
 MAX_QUEUED = 1000
 
-#: What a run's end makes of the items that are still open.
-_CLOSES_AS: dict[str, ItemStatus] = {
-    "completed": "completed",
-    "failed": "failed",
-    "cancelled": "cancelled",
-    "interrupted": "cancelled",
-}
-
 
 @attrs.define(eq=False)
 class Runs:
     """The service. Made by ``open_runs``, whose nursery executes the runs."""
 
-    journal: Journal
+    book: RunBook
     supervisor: Supervisor
-    clock: Clock
-    ids: Ids
-    deltas: Deltas
     _nursery: trio.Nursery
-    live: dict[RunId, LiveRun] = attrs.field(factory=dict)
-    #: session_id -> the agent process (generation) that holds the conversation in memory.
-    held_by: dict[SessionId, int] = attrs.field(factory=dict)
     _queues: dict[AgentName, deque[LiveRun]] = attrs.field(factory=lambda: defaultdict(deque))
     _running: dict[AgentName, int] = attrs.field(factory=lambda: defaultdict(int))
     _busy: set[SessionId] = attrs.field(factory=set)
@@ -96,12 +80,12 @@ class Runs:
             def make() -> wire.RunStarted:
                 if run.session_id is not None:
                     session_rows.require(tx, run.session_id, run.agent)
-                self.insert(tx, run)
+                self.book.insert(tx, run)
                 return wire.RunStarted(run_id=run.run_id)
 
             return once(tx, actor.label, "runs/start", params.idempotency_key, params, wire.RunStarted, make)
 
-        result, made = await self.journal.write(work)
+        result, made = await self.book.journal.write(work)
         if made:
             self.enqueue(run)
         return result
@@ -139,33 +123,20 @@ class Runs:
     ) -> LiveRun:
         spec = self.supervisor.unit(agent).spec
         return LiveRun(
-            run_id=RunId(self.ids.new("run")),
+            run_id=RunId(self.book.ids.new("run")),
             agent=AgentName(agent),
             session_id=SessionId(session_id) if session_id else None,
             input=given,
             actor=actor.label,
             stream=spec.stream if stream is None else stream,
             timeout_s=timeout_s or spec.limits.run_timeout_s or None,
-            created_us=self.clock.wall_us(),
-        )
-
-    def insert(self, tx: Tx, run: LiveRun) -> None:
-        """The run's row and its first event, in the caller's transaction."""
-        run_rows.insert(tx, run)
-        tx.emit(
-            entry(
-                run.stream_name,
-                "run.queued",
-                types.RunQueuedData(
-                    run_id=run.run_id, agent=run.agent, input=run.input, session_id=run.session_id or UNSET
-                ),
-            )
+            created_us=self.book.clock.wall_us(),
         )
 
     # ---- the queue ------------------------------------------------------------------------------------
 
     def enqueue(self, run: LiveRun) -> None:
-        self.live[run.run_id] = run
+        self.book.live[run.run_id] = run
         self._queues[run.agent].append(run)
         self._pump(run.agent)
 
@@ -191,138 +162,42 @@ class Runs:
 
     async def _execute(self, run: LiveRun) -> None:
         try:
-            await execute(self, run)
+            await execute(self.book, self.supervisor, run)
         finally:
             self._running[run.agent] -= 1
             if run.session_id is not None:
                 self._busy.discard(run.session_id)
             self._pump(run.agent)
 
-    # ---- what happens to a run ------------------------------------------------------------------------
-
-    async def started(self, run: LiveRun) -> None:
-        """Its agent is there and gets it now. Committed before the agent hears of it."""
-        run.status, run.started_us = "running", self.clock.wall_us()
-        data = types.RunStartedData(run_id=run.run_id, agent=run.agent, session_id=run.session_id or UNSET)
-
-        def work(tx: Tx) -> None:
-            tx.execute(
-                "UPDATE runs SET status = 'running', started_us = ? WHERE run_id = ?",
-                (run.started_us, run.run_id),
-            )
-            tx.emit(entry(run.stream_name, "run.started", data))
-            if run.session_id is not None:
-                session_rows.set_status(tx, run.session_id, "running", run.run_id)
-
-        await self.journal.write(work, keep=True)
-
-    async def end(self, run: LiveRun, status: wire.RunStatus, reason: str = "") -> None:
-        """Close the run, its items and its turn of the conversation, as one transaction."""
-        run.status, run.reason, run.ended_us = status, reason, self.clock.wall_us()
-        closed = run.close_items(_CLOSES_AS[status])
-        if status == "completed" and run.output in (UNSET, None):
-            run.output = run.said()
-        for item, _ in closed:
-            self.deltas.flush(run.run_id, item.item_id)
-        match status:
-            case "completed":
-                data: object = types.RunCompletedData(run_id=run.run_id, output=run.output, usage=run.usage)
-            case "failed":
-                assert run.error is not None
-                data = types.RunFailedData(run_id=run.run_id, error=run.error, usage=run.usage)
-            case _:
-                data = types.RunStoppedData(run_id=run.run_id, reason=reason, usage=run.usage)
-
-        def work(tx: Tx) -> None:
-            for item, n in closed:
-                tx.execute(*run_rows.item_statement(run.run_id, n, item))
-                tx.emit(entry(run.stream_name, "item.completed", types.ItemData(run_id=run.run_id, item=item)))
-            run_rows.finish(tx, run)
-            tx.emit(entry(run.stream_name, f"run.{status}", data, seals=True))
-            if run.session_id is not None:
-                session_rows.end_of_run(tx, run, self.ids)
-
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-            await self.journal.write(work, keep=True)
-        log.info("run.%s run=%s agent=%s", status, run.run_id, run.agent)
-        self.live.pop(run.run_id, None)
-        run.done.set()
-
     def stop(self, run: LiveRun, status: wire.RunStatus, reason: str) -> None:
         """Make a run end as ``status``; it is over once ``done`` is set."""
-        if run.stop_as is None:
-            run.stop_as, run.stop_reason = status, reason
-            run.scope.cancel()
+        self.book.stop(run, status, reason)
         if run in self._queues[run.agent]:
             self._queues[run.agent].remove(run)
-            self._nursery.start_soon(self.end, run, status, reason)
+            self._nursery.start_soon(self.book.end, run, status, reason)
 
     async def end_all_of(self, agent: str, reason: str) -> None:
         """Cancel every run of an agent and return when they are over."""
-        ending = [run for run in self.live.values() if run.agent == agent]
+        ending = [run for run in self.book.live.values() if run.agent == agent]
         for run in ending:
             self.stop(run, "cancelled", reason)
         for run in ending:
             await run.done.wait()
 
-    # ---- what agents say about it ---------------------------------------------------------------------
-
     def forget_session(self, session_id: str) -> None:
         """What agents still hold of this conversation is no longer true."""
-        self.held_by.pop(SessionId(session_id), None)
+        self.book.held_by.pop(SessionId(session_id), None)
         closed = SessionClosedNotification(session_id=session_id)
         for unit in self.supervisor.units.values():
             if unit.link is not None:
                 unit.link.notify("notifications/session_closed", closed)
 
-    def item(self, actor: Actor, params: ItemNotification) -> None:
-        """``notifications/item``: insert or replace. For a run that is not the agent's own: ignored."""
-        run = self._of_agent(actor, params.run_id)
-        if run is None:
-            return
-        try:
-            event, item, n = run.upsert(params.item)
-        except LimitExceeded as error:
-            self._fail(run, error)
-            return
-        if not event:
-            return
-        self.deltas.flush(run.run_id, item.item_id)
-        self.journal.append_nowait(
-            entry(run.stream_name, event, types.ItemData(run_id=run.run_id, item=item)),
-            statements=(run_rows.item_statement(run.run_id, n, item),),
-        )
-
-    def delta(self, actor: Actor, params: DeltaNotification) -> None:
-        """``notifications/delta``: append to an item's text; an unknown item begins as a message."""
-        run = self._of_agent(actor, params.run_id)
-        if run is None:
-            return
-        try:
-            if not run.has(params.item_id):
-                begun = MessageItem(item_id=ItemId(params.item_id))
-                self.item(actor, ItemNotification(run_id=params.run_id, item=begun))
-            if run.grow(params.item_id, params.text) and run.stream:
-                self.deltas.add(run.run_id, params.item_id, params.text)
-        except LimitExceeded as error:
-            self._fail(run, error)
-
-    def _of_agent(self, actor: Actor, run_id: str) -> LiveRun | None:
-        run = self.live.get(RunId(run_id))
-        if run is None or run.agent != actor.agent or run.status not in ("running", "waiting"):
-            return None  # late news of a run that is over, or another agent's
-        return run
-
-    def _fail(self, run: LiveRun, error: LimitExceeded) -> None:
-        run.error = wire.ErrorInfo(code=error.code, message=error.message, data=dict(error.data))
-        self.stop(run, "failed", "")
-
     async def request_input(self, actor: Actor, params: wire.InputsRequestParams) -> wire.InputsRequestResult:
         """Ask a person on behalf of a run, and wait for ``runs/respond``."""
-        run = self._of_agent(actor, params.run_id)
+        run = self.book.of_agent(actor, params.run_id)
         if run is None:
             raise NotFound("there is no such run of this agent", kind="run", id=params.run_id)
-        return await questions.ask(self, run, actor, params)
+        return await questions.ask(self.book, run, actor, params)
 
     async def respond(self, actor: Actor, params: wire.RunsRespondParams) -> Empty:
         """Answer an input request; raises ``NotFound`` when it is not open (any more)."""
@@ -341,7 +216,7 @@ class Runs:
     async def list(self, actor: Actor, params: wire.RunsListParams) -> wire.RunPage:
         """Latest first, without items."""
         before = cursor_number(params.cursor)
-        rows = await self.journal.store.read(
+        rows = await self.book.journal.store.read(
             lambda db: run_rows.page(
                 db,
                 before_n=before,
@@ -376,10 +251,10 @@ class Runs:
         return run.view()
 
     async def _require(self, run_id: str) -> LiveRun | wire.Run:
-        live = self.live.get(RunId(run_id))
+        live = self.book.live.get(RunId(run_id))
         if live is not None:
             return live
-        found = await self.journal.store.read(lambda db: run_rows.load(db, run_id))
+        found = await self.book.journal.store.read(lambda db: run_rows.load(db, run_id))
         if found is None:
             raise NotFound(f"there is no run {run_id!r}", kind="run", id=run_id)
         return found
@@ -395,7 +270,7 @@ class Runs:
             begun = [run for run in runs if run.status != "queued"]
             return runs, {run.run_id: read_stream(db, run.stream_name, 0, pos, 1 << 40) for run in begun}
 
-        runs, events = await self.journal.store.read(look)
+        runs, events = await self.book.journal.store.read(look)
         for run in runs:
             if run.status == "queued":
                 if run.agent in self.supervisor.units:
@@ -404,19 +279,19 @@ class Runs:
                 run.error = wire.ErrorInfo(
                     code=NotFound.code, message=f"its agent {run.agent} is gone", data={"name": NotFound.name}
                 )
-                await self.end(run, "failed")
+                await self.book.end(run, "failed")
                 continue
             run.refold(events[run.run_id])
-            await self.end(run, "interrupted", "the daemon ended while it ran")
+            await self.book.end(run, "interrupted", "the daemon ended while it ran")
 
     async def close(self, grace_s: float) -> None:
         """Take no more work, give what runs ``grace_s`` to finish, interrupt the rest. Queued runs stay queued."""
         self._closing = True
-        for run in self.live.values():
+        for run in self.book.live.values():
             if run.status == "queued" and run not in self._queues[run.agent]:
                 run.stop_as = "queued"  # waits for its agent: the next daemon takes it up again
                 run.scope.cancel()
-        running = [run for run in self.live.values() if run.status != "queued"]
+        running = [run for run in self.book.live.values() if run.status != "queued"]
         with trio.move_on_after(grace_s):
             for run in running:
                 await run.done.wait()
@@ -452,5 +327,5 @@ async def open_runs(journal: Journal, supervisor: Supervisor, clock: Clock, ids:
     deltas = Deltas(journal)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deltas.run)
-        yield Runs(journal, supervisor, clock, ids, deltas, nursery)
+        yield Runs(RunBook(journal, clock, ids, deltas), supervisor, nursery)
         nursery.cancel_scope.cancel()

@@ -109,7 +109,7 @@ class Sessions:
                 )
                 if not current.title:
                     self._title(tx, params.session_id, params.text)
-                self._runs.insert(tx, run)
+                self._runs.book.insert(tx, run)
                 return wire.PromptResult(run_id=run.run_id, message_id=message_id)
 
             key = params.idempotency_key
@@ -118,7 +118,7 @@ class Sessions:
         result, made = await self._journal.write(work)
         if made:
             if params.while_running == "interrupt":
-                for earlier in list(self._runs.live.values()):
+                for earlier in list(self._runs.book.live.values()):
                     if earlier.session_id == params.session_id:
                         self._runs.stop(earlier, "cancelled", "interrupted by the next message")
             self._runs.enqueue(run)
@@ -284,7 +284,7 @@ class Sessions:
         return Empty()
 
     async def _end_runs(self, session_id: str, reason: str) -> None:
-        live = [run for run in self._runs.live.values() if run.session_id == session_id]
+        live = [run for run in self._runs.book.live.values() if run.session_id == session_id]
         for run in live:
             self._runs.stop(run, "cancelled", reason)
         for run in live:

@@ -28,10 +28,10 @@ def may_read(runs: Runs, actor: Actor, stream: str) -> bool:
     if kind in ("agent", "log"):
         return name == actor.agent
     if kind == "run":
-        run = runs.live.get(RunId(name))
+        run = runs.book.live.get(RunId(name))
         return run is not None and (run.agent == actor.agent or run.actor == actor.label)
     if kind == "session":
-        return any(r.session_id == name and r.agent == actor.agent for r in runs.live.values())
+        return any(r.session_id == name and r.agent == actor.agent for r in runs.book.live.values())
     return False
 
 

@@ -1,0 +1,160 @@
+"""What happens to a run, written down: each step changes its row and says so in its stream, as one transaction."""
+
+from __future__ import annotations
+
+import logging
+
+import attrs
+import trio
+
+from witsd.journal.event import entry
+from witsd.journal.journal import Journal, Tx
+from witsd.services import run_rows, session_rows
+from witsd.services.deltas import Deltas
+from witsd.services.run_state import LiveRun
+from witsd.values.actor import Actor
+from witsd.values.clock import Clock
+from witsd.values.errors import LimitExceeded
+from witsd.values.ids import Ids, ItemId, RunId, SessionId
+from witsd.values.items import ItemStatus, MessageItem
+from witsd.values.wire import event_types as types
+from witsd.values.wire import runs as wire
+from witsd.values.wire.common import UNSET
+from witsd.values.wire.native import DeltaNotification, ItemNotification
+
+log = logging.getLogger("witsd.runs")
+
+#: What a run's end makes of the items that are still open.
+_CLOSES_AS: dict[str, ItemStatus] = {
+    "completed": "completed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "interrupted": "cancelled",
+}
+#: How long a run's end waits to be written. It is a fact and stays queued, also when the disk takes longer.
+_WRITE_S = 30
+
+
+@attrs.define(eq=False)
+class RunBook:
+    """The runs that are not over, and everything that may be said of one."""
+
+    journal: Journal
+    clock: Clock
+    ids: Ids
+    deltas: Deltas
+    live: dict[RunId, LiveRun] = attrs.field(factory=dict)
+    #: session_id -> the agent process (generation) that holds the conversation in memory.
+    held_by: dict[SessionId, int] = attrs.field(factory=dict)
+
+    def insert(self, tx: Tx, run: LiveRun) -> None:
+        """The run's row and its first event, in the caller's transaction."""
+        run_rows.insert(tx, run)
+        tx.emit(
+            entry(
+                run.stream_name,
+                "run.queued",
+                types.RunQueuedData(
+                    run_id=run.run_id, agent=run.agent, input=run.input, session_id=run.session_id or UNSET
+                ),
+            )
+        )
+
+    async def started(self, run: LiveRun) -> None:
+        """Its agent is there and gets it now. Committed before the agent hears of it."""
+        run.status, run.started_us = "running", self.clock.wall_us()
+        data = types.RunStartedData(run_id=run.run_id, agent=run.agent, session_id=run.session_id or UNSET)
+
+        def work(tx: Tx) -> None:
+            tx.execute(
+                "UPDATE runs SET status = 'running', started_us = ? WHERE run_id = ?",
+                (run.started_us, run.run_id),
+            )
+            tx.emit(entry(run.stream_name, "run.started", data))
+            if run.session_id is not None:
+                session_rows.set_status(tx, run.session_id, "running", run.run_id)
+
+        await self.journal.write(work, keep=True)
+
+    async def end(self, run: LiveRun, status: wire.RunStatus, reason: str = "") -> None:
+        """Close the run, its items and its turn of the conversation, as one transaction."""
+        run.status, run.reason, run.ended_us = status, reason, self.clock.wall_us()
+        closed = run.close_items(_CLOSES_AS[status])
+        if status == "completed" and run.output in (UNSET, None):
+            run.output = run.said()
+        for item, _ in closed:
+            self.deltas.flush(run.run_id, item.item_id)
+        match status:
+            case "completed":
+                data: object = types.RunCompletedData(run_id=run.run_id, output=run.output, usage=run.usage)
+            case "failed":
+                assert run.error is not None
+                data = types.RunFailedData(run_id=run.run_id, error=run.error, usage=run.usage)
+            case _:
+                data = types.RunStoppedData(run_id=run.run_id, reason=reason, usage=run.usage)
+
+        def work(tx: Tx) -> None:
+            for item, n in closed:
+                tx.execute(*run_rows.item_statement(run.run_id, n, item))
+                tx.emit(entry(run.stream_name, "item.completed", types.ItemData(run_id=run.run_id, item=item)))
+            run_rows.finish(tx, run)
+            tx.emit(entry(run.stream_name, f"run.{status}", data, seals=True))
+            if run.session_id is not None:
+                session_rows.end_of_run(tx, run, self.ids)
+
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _WRITE_S):
+            await self.journal.write(work, keep=True)
+        log.info("run.%s run=%s agent=%s", status, run.run_id, run.agent)
+        self.live.pop(run.run_id, None)
+        run.done.set()
+
+    def stop(self, run: LiveRun, status: wire.RunStatus, reason: str) -> None:
+        """Make a run that executes end as ``status``; it is over once ``done`` is set."""
+        if run.stop_as is None:
+            run.stop_as, run.stop_reason = status, reason
+            run.scope.cancel()
+
+    # ---- what agents say about it ---------------------------------------------------------------------
+
+    def item(self, actor: Actor, params: ItemNotification) -> None:
+        """``notifications/item``: insert or replace. For a run that is not the agent's own: ignored."""
+        run = self.of_agent(actor, params.run_id)
+        if run is None:
+            return
+        try:
+            event, item, n = run.upsert(params.item)
+        except LimitExceeded as error:
+            self._fail(run, error)
+            return
+        if not event:
+            return
+        self.deltas.flush(run.run_id, item.item_id)
+        self.journal.append_nowait(
+            entry(run.stream_name, event, types.ItemData(run_id=run.run_id, item=item)),
+            statements=(run_rows.item_statement(run.run_id, n, item),),
+        )
+
+    def delta(self, actor: Actor, params: DeltaNotification) -> None:
+        """``notifications/delta``: append to an item's text; an unknown item begins as a message."""
+        run = self.of_agent(actor, params.run_id)
+        if run is None:
+            return
+        try:
+            if not run.has(params.item_id):
+                begun = MessageItem(item_id=ItemId(params.item_id))
+                self.item(actor, ItemNotification(run_id=params.run_id, item=begun))
+            if run.grow(params.item_id, params.text) and run.stream:
+                self.deltas.add(run.run_id, params.item_id, params.text)
+        except LimitExceeded as error:
+            self._fail(run, error)
+
+    def of_agent(self, actor: Actor, run_id: str) -> LiveRun | None:
+        """The agent's own run, while it is on; None for late news and for another agent's."""
+        run = self.live.get(RunId(run_id))
+        if run is None or run.agent != actor.agent or run.status not in ("running", "waiting"):
+            return None
+        return run
+
+    def _fail(self, run: LiveRun, error: LimitExceeded) -> None:
+        run.error = wire.ErrorInfo(code=error.code, message=error.message, data=dict(error.data))
+        self.stop(run, "failed", "")
