@@ -344,9 +344,12 @@ def test_reload_names_file_and_line(daemon: Daemon) -> None:
 
 
 def test_down_waits_until_the_daemon_is_gone(probe: Daemon) -> None:
-    ok(probe.cli("down"))
-    assert probe.process is not None
-    assert probe.process.poll() == 0 or probe.wait(5) == 0
+    with started(probe, "ask", "probe", "wait") as busy:
+        assert busy.stdout is not None
+        assert busy.stdout.read(6) == "begun "
+        ok(probe.cli("down", "--grace", "1"))  # the run keeps it from ending at once
+        assert probe.process is not None
+        assert probe.process.poll() == 0
     assert probe.cli("status").returncode == 3
     probe.start()  # at once: nothing of the old one is in the way
     ok(probe.cli("status"))

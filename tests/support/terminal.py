@@ -21,7 +21,8 @@ from typing import Self
 PATIENCE_S = 30.0
 CTRL_C = "\x03"
 CTRL_D = "\x04"
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]")
+#: Whole escape sequences, and one at the end of which the rest has not come yet.
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\x1b(?:\[[0-9;?]*)?\Z")
 
 
 class Terminal:

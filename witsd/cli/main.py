@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module, metadata
 from typing import Any
@@ -97,17 +96,13 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end us
     try:
+        # Also what ends us quietly, with status 1, when whoever reads our output has enough.
         status = cli.main(prog_name="witsd", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         status = base.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read us has enough. Keep the interpreter's own flush at exit quiet as well.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = base.FAILED
     sys.exit(status if isinstance(status, int) else 0)
 
 
