@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import math
 import signal
-from pathlib import Path
 
 import trio
 
@@ -109,12 +108,12 @@ async def _params(book: RunBook, run: LiveRun, lease: Lease) -> RunsExecuteParam
 async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None:
     """An exec agent with ``run_per_request``: input on stdin, output on stdout, the exit status the outcome."""
     unit = supervisor.unit(run.agent)
-    cwd = None if run.input.cwd is UNSET else Path(run.input.cwd)
+    asked_from = "" if run.input.cwd is UNSET else run.input.cwd
     unit.lease()
     try:
         await book.started(run)
         try:
-            process = await supervisor.spawn_for_run(unit, cwd)
+            process = await supervisor.spawn_for_run(unit, asked_from)
         except SpawnError as error:
             raise AgentFailed(f"{run.agent}: {error}", reason=str(error)) from error
         unit.run_processes[process.pid] = process

@@ -242,13 +242,18 @@ class Supervisor:
             await unit.wait_change()
         return Lease(unit, unit.link, unit.generation)
 
-    async def spawn_for_run(self, unit: Unit, cwd: Path | None) -> Process:
-        """A fresh process of a ``run_per_request`` agent. The caller ends and reaps it."""
+    async def spawn_for_run(self, unit: Unit, asked_from: str) -> Process:
+        """A fresh process of a ``run_per_request`` agent. The caller ends and reaps it.
+
+        It starts in its definition's folder, where relative paths in its command lead somewhere;
+        ``asked_from``, the folder of whoever asks, is in ``WITSD_INPUT_CWD``.
+        """
         shared = self.shared
         run_dir = shared.run_root / unit.spec.name
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         env = build(unit.spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
-        return await spawn(shared.spawner, unit.spec.command, cwd=cwd or working_folder(unit.spec), env=env)
+        env["WITSD_INPUT_CWD"] = asked_from
+        return await spawn(shared.spawner, unit.spec.command, cwd=working_folder(unit.spec), env=env)
 
     async def stop_all(self) -> None:
         """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``."""

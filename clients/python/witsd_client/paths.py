@@ -43,7 +43,8 @@ class Paths:
 
         ``WITSD_HOME`` puts everything under one folder. Without it the platform's folders serve; the
         socket then lives in ``$XDG_RUNTIME_DIR/witsd``, else ``/run/user/<uid>/witsd`` where that is
-        there, else ``<data>/run``. ``WITSD_LISTEN_UNIX`` names the socket outright. As the XDG
+        there, else ``<data>/run``. ``WITSD_LISTEN_UNIX``, or ``unix`` under ``[listen]`` in ``witsd.toml``,
+        names the socket outright. As the XDG
         specification asks, a variable that is empty or (for XDG) no absolute path counts as not set.
         """
         env = os.environ if env is None else env
@@ -53,9 +54,26 @@ class Paths:
         else:
             config, data, logs = _platform_folders(env)
             runtime = _runtime_folder(env, data)
-        given = env.get("WITSD_LISTEN_UNIX")
+        given = env.get("WITSD_LISTEN_UNIX") or _configured_socket(config / "witsd.toml")
         socket = _absolute(given, env) if given else runtime / "witsd.sock"
         return cls(config_dir=config, data_dir=data, runtime_dir=runtime, log_dir=logs, socket=socket)
+
+
+def _configured_socket(file: Path) -> str | None:
+    """``listen.unix`` of the settings; None where it is not set, or the file is wrong, which the daemon says."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if "unix" not in text:
+        return None
+    import tomllib
+
+    try:
+        given = tomllib.loads(text).get("listen", {}).get("unix")
+    except (tomllib.TOMLDecodeError, AttributeError):
+        return None
+    return given if isinstance(given, str) and given else None
 
 
 def _absolute(path: str, env: Mapping[str, str]) -> Path:
