@@ -292,7 +292,9 @@ def telling(run: SyncRun, text: str, count: int) -> Iterator[str]:
     sentences: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text):
         flat = " ".join(paragraph.split())
-        sentences += [s for s in re.split(r"(?<=[.!?])\s+(?=[\"'(A-ZÀ-Ý0-9])", flat) if 4 <= len(s.split()) <= 60]
+        found = re.split(r"(?<=[.!?])\s+(?=[\"'(A-ZÀ-Ý0-9])", flat)
+        # What begins in the middle belongs to something that was left out, such as a block of code.
+        sentences += [one for one in found if 4 <= len(one.split()) <= 60 and not one[0].islower()]
     common = {word for small in STOP_WORDS.values() for word in small.split()}
     bags = [{w for w in re.findall(r"[^\W\d_]{3,}", s.lower()) if w not in common} for s in sentences]
     weights = Counter(word for bag in bags for word in bag)

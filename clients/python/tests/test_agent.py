@@ -181,6 +181,22 @@ async def test_cancel_ends_that_run_only() -> None:
         await host.answer(two)
 
 
+async def test_a_handler_that_only_speaks_holds_up_nothing() -> None:
+    agent = Agent("chatty")
+
+    @agent.run
+    async def chatty(run: Run) -> None:
+        while True:
+            await run.say("x")
+
+    async with hosted(agent) as host:
+        number = host.execute("r1")
+        await host.until(lambda m: m.get("method") == "notifications/delta")
+        assert await host.call("ping", {"nonce": "n"})
+        host.cancel(number)
+        assert (await host.answer(number))["error"]["code"] == -32800
+
+
 async def test_calls_back_to_the_daemon() -> None:
     agent = Agent("asker")
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
@@ -213,6 +214,8 @@ class Connection:
         """Tell, without an answer. Waits while much is unsent. Raises ``ConnectionLost``."""
         await self._room()
         self._post(_message(method, params))
+        # A loop that only ever tells must let the writer write, and see that it is cancelled.
+        await anyio.lowlevel.checkpoint()
 
     def notify_nowait(self, method: str, params: Any = None) -> None:
         """Tell without waiting; for the few messages that must go out in order whatever happens."""
