@@ -19,7 +19,8 @@ from witsd_client import (
     WitsdError,
     connect,
 )
-from witsd_client.connection import HIGH_WATER, MAX_PROGRESS, Progress
+from witsd_client.connection import HIGH_WATER
+from witsd_client.messages import MAX_PROGRESS, Progress
 
 pytestmark = pytest.mark.anyio
 

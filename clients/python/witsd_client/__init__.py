@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from witsd_client.agent import Agent
     from witsd_client.answer import Answer
     from witsd_client.client import Client, connect
-    from witsd_client.connection import Progress
     from witsd_client.errors import (
         AgentFailed,
         ClientError,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
         WitsdError,
     )
     from witsd_client.generated import Event
+    from witsd_client.messages import Progress
     from witsd_client.paths import Paths
     from witsd_client.run import Run
     from witsd_client.session import Message, Session
@@ -54,7 +54,7 @@ _HOME = {
     "Answer": "answer",
     "Client": "client",
     "connect": "client",
-    "Progress": "connection",
+    "Progress": "messages",
     "Event": "generated",
     "Paths": "paths",
     "Run": "run",

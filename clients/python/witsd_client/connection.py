@@ -19,12 +19,10 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
 from witsd_client.errors import (
     ConnectionLost,
-    InternalError,
-    InvalidParams,
     LimitExceeded,
     MethodNotFound,
     Overloaded,
@@ -33,6 +31,20 @@ from witsd_client.errors import (
     Timeout,
     WitsdError,
     error_from_wire,
+)
+from witsd_client.messages import (
+    NO_PARAMS,
+    CancelledParams,
+    Envelope,
+    Pending,
+    Progress,
+    ProgressParams,
+    as_wire_error,
+    decode_batch,
+    decode_one,
+    failure_bytes,
+    request_bytes,
+    result_bytes,
 )
 from witsd_client.taskgroups import open_background
 from witsd_client.transport import Transport
@@ -45,19 +57,6 @@ HIGH_WATER = 1 << 20
 MAX_IN_FLIGHT = 512
 #: Requests of the other side being worked on; the next one is answered ``overloaded``.
 MAX_SERVING = 1024
-#: Progress kept apart for a caller that is busy; beyond it, deltas are joined and figures replaced.
-MAX_PROGRESS = 256
-
-_encode = msgspec.json.Encoder().encode
-
-
-class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """How a request is going. ``delta`` is the next piece of a text the result will hold in full."""
-
-    progress: float | None = None
-    total: float | None = None
-    message: str | None = None
-    delta: str | None = None
 
 
 #: Called in the task that waits for the result, in order; may be async.
@@ -67,63 +66,6 @@ OnProgress = Callable[[Progress], Awaitable[None] | None]
 Handler = Callable[[str, Raw], Callable[[], Awaitable[Any]]]
 #: Told of a notification, in the reading task: must not wait.
 OnNotification = Callable[[str, Raw], None]
-
-
-class _ErrorObject(msgspec.Struct):
-    code: int
-    message: str = ""
-    data: Any = None
-
-
-class _Envelope(msgspec.Struct, gc=False):
-    id: Raw | UnsetType = UNSET
-    method: str | UnsetType = UNSET
-    params: Raw | UnsetType = UNSET
-    result: Raw | UnsetType = UNSET
-    error: _ErrorObject | None | UnsetType = UNSET
-
-
-class _ProgressParams(Progress, kw_only=True):
-    progress_token: Any = None
-
-
-class _CancelledParams(msgspec.Struct):
-    request_id: Raw | UnsetType = UNSET
-    requestId: Raw | UnsetType = UNSET  # noqa: N815 - MCP's spelling
-
-
-_one = msgspec.json.Decoder(_Envelope)
-_batch = msgspec.json.Decoder(list[Raw])
-_NO_PARAMS = Raw(b"{}")
-
-
-class _Pending:
-    """A request waiting for its answer."""
-
-    __slots__ = ("answer", "changed", "done", "method", "on_answer", "progress")
-
-    def __init__(self, method: str, on_answer: Callable[[Raw], None] | None) -> None:
-        self.method = method
-        self.on_answer = on_answer
-        self.progress: deque[Progress] = deque()
-        self.answer: Raw | Exception | None = None
-        self.done = False
-        self.changed = anyio.Event()
-
-    def settle(self, answer: Raw | Exception) -> None:
-        if not self.done:
-            self.answer, self.done = answer, True
-            self.changed.set()
-
-    def add_progress(self, news: Progress) -> None:
-        if len(self.progress) >= MAX_PROGRESS:
-            last = self.progress[-1]
-            last.progress, last.total, last.message = news.progress, news.total, news.message
-            if news.delta is not None:
-                last.delta = (last.delta or "") + news.delta
-        else:
-            self.progress.append(news)
-        self.changed.set()
 
 
 class Connection:
@@ -141,7 +83,7 @@ class Connection:
         self._handler = handler
         self._on_notification = on_notification
         self._ids = itertools.count(1)
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._in_flight = 0
         self._max_in_flight = MAX_IN_FLIGHT
         self._freed = anyio.Event()
@@ -213,14 +155,14 @@ class Connection:
     async def notify(self, method: str, params: Any = None) -> None:
         """Tell, without an answer. Waits while much is unsent. Raises ``ConnectionLost``."""
         await self._room()
-        self._post(_message(method, params))
+        self._post(request_bytes(method, params))
         # A loop that only ever tells must let the writer write, and see that it is cancelled.
         await anyio.lowlevel.checkpoint()
 
     def notify_nowait(self, method: str, params: Any = None) -> None:
         """Tell without waiting; for the few messages that must go out in order whatever happens."""
         if not self.closed:
-            self._post(_message(method, params))
+            self._post(request_bytes(method, params))
 
     async def flush(self) -> None:
         """Return when everything posted so far has been written, or the connection has ended."""
@@ -261,14 +203,14 @@ class Connection:
         if progress is not None:
             fields = dict(params) if isinstance(params, Mapping) else msgspec.to_builtins(params or {})
             params = {**fields, "_meta": {"progress_token": request_id}}
-        message = _message(method, params, request_id)
+        message = request_bytes(method, params, request_id)
         if self._max_message is not None and len(message) > self._max_message:
             # The daemon would answer with a null id, which leads back to nobody.
             raise LimitExceeded(
                 f"{method}: {len(message)} bytes are more than the {self._max_message} a message may have",
                 {"limit": "message_bytes", "value": self._max_message},
             )
-        pending = self._pending[request_id] = _Pending(method, on_answer)
+        pending = self._pending[request_id] = Pending(method, on_answer)
         try:
             self._post(message)
             while True:
@@ -342,16 +284,16 @@ class Connection:
     def _take(self, message: bytes) -> None:
         try:
             if message.lstrip()[:1] == b"[":
-                for one in _batch.decode(message):
+                for one in decode_batch(message):
                     self._take(bytes(one))
             else:
-                self._dispatch(_one.decode(message))
+                self._dispatch(decode_one(message))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             log.warning("ignored what is no JSON-RPC message: %s (%r)", error, message[:200])
 
-    def _dispatch(self, envelope: _Envelope) -> None:
+    def _dispatch(self, envelope: Envelope) -> None:
         if envelope.method is not UNSET:
-            params = _NO_PARAMS if envelope.params is UNSET else envelope.params
+            params = NO_PARAMS if envelope.params is UNSET else envelope.params
             if envelope.id is UNSET:
                 self._notified(envelope.method, params)
             else:
@@ -381,13 +323,13 @@ class Connection:
 
     def _notified(self, method: str, params: Raw) -> None:
         if method == "notifications/cancelled":
-            which = msgspec.json.decode(params, type=_CancelledParams)
+            which = msgspec.json.decode(params, type=CancelledParams)
             key = which.requestId if which.request_id is UNSET else which.request_id
             scope = None if key is UNSET else self._serving.get(bytes(key))
             if scope is not None:
                 scope.cancel()
         elif method == "notifications/progress":
-            news = msgspec.json.decode(params, type=_ProgressParams)
+            news = msgspec.json.decode(params, type=ProgressParams)
             token = news.progress_token
             pending = self._pending.get(token) if isinstance(token, int) else None
             if pending is not None:
@@ -405,14 +347,14 @@ class Connection:
         key = bytes(request_id)
         if len(self._serving) >= MAX_SERVING:
             busy = Overloaded("too many requests at once", {"retry_after_ms": 100})
-            self._post(_failure(request_id, busy))
+            self._post(failure_bytes(request_id, busy))
         elif self._handler is None:
-            self._post(_failure(request_id, MethodNotFound(f"nothing here answers {method}")))
+            self._post(failure_bytes(request_id, MethodNotFound(f"nothing here answers {method}")))
         else:
             try:
                 work = self._handler(method, params)
             except Exception as error:  # noqa: BLE001 - the boundary: the others must go on
-                self._post(_failure(request_id, _as_answer(method, error)))
+                self._post(failure_bytes(request_id, as_wire_error(method, error)))
                 return
             scope = self._serving[key] = anyio.CancelScope()
             self._tasks.start_soon(self._answer, request_id, key, scope, method, work)
@@ -425,40 +367,20 @@ class Connection:
         method: str,
         work: Callable[[], Awaitable[Any]],
     ) -> None:
-        answer = _failure(request_id, RequestCancelled("cancelled as asked"))
+        answer = failure_bytes(request_id, RequestCancelled("cancelled as asked"))
         try:
             with scope:
                 try:
                     result = await work()
-                    answer = b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (request_id, _encode(result))
+                    answer = result_bytes(request_id, result)
                 except Exception as error:  # noqa: BLE001 - the boundary: the others must go on
-                    answer = _failure(request_id, _as_answer(method, error))
+                    answer = failure_bytes(request_id, as_wire_error(method, error))
         finally:
             if self._serving.get(key) is scope:
                 del self._serving[key]
         if not self.closed:
             self._post(answer)
         self._served.set()
-
-
-def _message(method: str, params: Any, request_id: int | None = None) -> bytes:
-    head = b"" if request_id is None else b'"id":%d,' % request_id
-    tail = b"" if params is None else b',"params":%b' % _encode(params)
-    return b'{"jsonrpc":"2.0",%b"method":%b%b}' % (head, _encode(method), tail)
-
-
-def _as_answer(method: str, error: Exception) -> WitsdError:
-    if isinstance(error, WitsdError):
-        return error
-    if isinstance(error, msgspec.ValidationError):
-        return InvalidParams(str(error))
-    log.error("%s failed", method, exc_info=error)
-    return InternalError(f"{method} failed: see the log")
-
-
-def _failure(request_id: Raw, error: WitsdError) -> bytes:
-    body = {"code": error.code, "message": error.message, "data": error.data}
-    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (request_id, _encode(body))
 
 
 @asynccontextmanager
