@@ -1,7 +1,7 @@
 """What the daemon does not import when it starts: frameworks, and what is made for people.
 
-``asyncio`` and ``jsonschema`` are not in the list although nothing here uses them: ``jsonrpcserver``
-imports both. That no module of the daemon imports ``asyncio`` itself is for ruff and import-linter.
+``asyncio`` is not in the list although nothing here uses it: ``jsonrpcserver`` imports it. That no module
+of the daemon imports it itself is for ruff and import-linter.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ ABSENT = {
     "anyio": "the daemon is trio's; only the client runs on either loop",
     "click": "the command line's",
     "httpx": "loaded at the first call to a model provider",
+    "jsonschema": "jsonrpcserver's check of whole messages, which ``codec`` does instead",
     "langchain": "lives in an adapter process",
     "langchain_core": "lives in an adapter process",
     "mcp": "lives in an adapter process",

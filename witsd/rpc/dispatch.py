@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any
 
 import attrs
 import msgspec
 import trio
-from jsonrpcserver.async_dispatcher import dispatch_request
-from jsonrpcserver.dispatcher import to_response
-from jsonrpcserver.request import Request
-from jsonrpcserver.result import Error, Result, Success
 from msgspec import Raw
-from oslash.either import Left  # type: ignore[import-untyped]
 
 from witsd.rpc.call import Call, Connection, Progress
 from witsd.rpc.codec import (
@@ -37,6 +33,7 @@ from witsd.rpc.codec import (
     params_decoder,
     response,
 )
+from witsd.rpc.jsonrpc import Error, Left, Request, Result, Success, dispatch_request, to_response
 from witsd.rpc.methods import Method, Notification
 from witsd.values.actor import Actor
 from witsd.values.errors import (
@@ -209,8 +206,7 @@ class Dispatcher:
                     self._bug(call, method, rest)
                 raise cancelled from None
 
-        # jsonrpcserver looks at the signature on each call: looking it up once halves its cost.
-        run.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
+        run.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
         return run
 
     async def _unknown(self, call: Call, name: str, raw: Raw) -> Result:
@@ -233,6 +229,17 @@ class Dispatcher:
             exc_info=bug,
         )
         return _as_result(InternalError("an internal error; the daemon's log has it", log_id=log_id))
+
+
+class _Signature(inspect.Signature):
+    """jsonrpcserver matches arguments to the signature on each call; ``handle`` always passes the three of ``run``."""
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        return _BOUND
+
+
+_SIGNATURE = _Signature()
+_BOUND = inspect.BoundArguments(_SIGNATURE, OrderedDict())
 
 
 class _Table(dict[str, Callable[..., Awaitable[Result]]]):
