@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -27,6 +28,7 @@ class SystemClock:
         return time.monotonic()
 
 
+@lru_cache(maxsize=64)  # events of one batch share their time
 def rfc3339(wall_us: int) -> str:
     """``2026-01-31T09:05:07.123456Z``: always UTC, always six decimals, so text order is time order."""
     moment = datetime.fromtimestamp(wall_us // 1_000_000, UTC)
