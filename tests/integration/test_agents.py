@@ -197,7 +197,7 @@ def test_rubbish_on_stdout_is_logged_and_harms_nobody(daemon: Daemon) -> None:
 def test_never_answers_initialize(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         c.subscribe("agent:mute")
-        spec = {"ready": {"timeout_s": 0.5}, "restart": {"policy": "never"}, "stop": {"grace_s": 1}}
+        spec: dict[str, Any] = {"ready": {"timeout_s": 0.5}, "restart": {"policy": "never"}, "stop": {"grace_s": 1}}
         define(c, "mute", ["sleep", "1000"], **spec)
         failed = c.until("agent.state", where=lambda d: d["state"] == "failed")
         assert "not ready within 0.5 s" in failed["data"]["reason"]

@@ -37,7 +37,7 @@ def search(db: apsw.Connection, params: wire.SessionsSearchParams, offset: int) 
     if params.session_id is not None:
         where += " AND m.session_id = ?"
         values.append(params.session_id)
-    found = db.execute(
+    found: list[Any] = db.execute(
         f"SELECT {rows.MESSAGE_COLUMNS}, s.title, snippet(messages_fts, 0, '[', ']', '…', 16) "
         "FROM messages_fts JOIN messages m ON m.id = messages_fts.rowid "
         f"JOIN sessions s ON s.session_id = m.session_id WHERE {where} "

@@ -75,9 +75,10 @@ class System:
 
     async def status(self, actor: Actor, params: Empty) -> wire.SystemStatus:
         def look(db: apsw.Connection) -> tuple[dict[str, int], int, int, int, int]:
-            (sessions,) = db.execute("SELECT count(*) FROM sessions").fetchall()[0]
-            events, size = db.execute("SELECT events, bytes FROM journal").fetchall()[0]
-            return run_rows.counts(db), sessions, db.pragma("page_count") * db.pragma("page_size"), events, size
+            sessions = int(db.execute("SELECT count(*) FROM sessions").get)
+            events, size = db.execute("SELECT events, bytes FROM journal").get
+            pages = int(db.pragma("page_count")) * int(db.pragma("page_size"))
+            return run_rows.counts(db), sessions, pages, events, size
 
         runs, sessions, db_bytes, events, journal_bytes = await self.journal.store.read(look)
         return wire.SystemStatus(

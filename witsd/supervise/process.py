@@ -229,7 +229,8 @@ async def spawn(spawner: Spawner, command: Sequence[str], *, cwd: Path, env: Map
         streams.append(trio.lowlevel.FdStream(os.dup(pipe.fileno())))
         pipe.close()
     identity = Identity(popen.pid, start_time(popen.pid) or 0, boot_id())
-    return Process(identity, *streams, pidfd, popen)
+    stdin, stdout, stderr = streams
+    return Process(identity, stdin, stdout, stderr, pidfd, popen)
 
 
 def adopted() -> list[int]:
