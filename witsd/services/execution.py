@@ -33,14 +33,20 @@ _STDERR_TAIL = 2000
 _CHUNK = 64 << 10
 
 
-async def execute(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None:
-    """Run to its end. Never raises for what an agent does; always ends the run in exactly one way."""
+async def execute(book: RunBook, supervisor: Supervisor, run: LiveRun, turn: trio.Event | None) -> None:
+    """Run to its end. Never raises for what an agent does; always ends the run in exactly one way.
+
+    ``turn`` is set once the agent has the run before this one: runs that could begin at the same moment
+    reach the agent in the order they were asked for.
+    """
     deadline = math.inf
     if run.timeout_s is not None:
         deadline = trio.current_time() + run.timeout_s
     timed_out = trio.move_on_at(deadline)
     try:
         with run.scope, timed_out:
+            if turn is not None:
+                await turn.wait()
             if supervisor.unit(run.agent).spec.run_per_request:
                 await _in_a_process(book, supervisor, run)
             else:
@@ -69,6 +75,9 @@ async def _by_agent(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None
     async with supervisor.lease(run.agent) as lease:
         params = await _params(book, run, lease)
         await book.started(run)
+        if run.session_id is not None:
+            book.held_by[run.session_id] = lease.generation
+        run.handed.set()
         try:
             result = await lease.link.request("runs/execute", params, RunsExecuteResult)
         except trio.BrokenResourceError:
@@ -90,7 +99,6 @@ async def _params(book: RunBook, run: LiveRun, lease: Lease) -> RunsExecuteParam
         settings = past.settings
         if fresh:
             history = past.turns
-            book.held_by[session_id] = lease.generation
     deadline = None
     if run.timeout_s is not None:
         deadline = rfc3339(book.clock.wall_us() + int(run.timeout_s * 1e6))
@@ -112,6 +120,7 @@ async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> 
     unit.lease()
     try:
         await book.started(run)
+        run.handed.set()
         try:
             process = await supervisor.spawn_for_run(unit, asked_from)
         except SpawnError as error:

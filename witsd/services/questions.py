@@ -7,7 +7,7 @@ import math
 import msgspec
 import trio
 
-from witsd.journal.event import entry
+from witsd.journal.event import Entry, entry
 from witsd.journal.journal import Tx
 from witsd.services import run_rows, session_rows
 from witsd.services.run_book import RunBook
@@ -59,6 +59,7 @@ async def ask(book: RunBook, run: LiveRun, actor: Actor, params: wire.InputsRequ
             book.journal.append_nowait(
                 entry(run.stream_name, "item.completed", types.ItemData(run_id=run.run_id, item=closed)),
                 entry(run.stream_name, "input.resolved", resolved),
+                *_status_entries(run),
                 statements=(run_rows.item_statement(run.run_id, n, closed), *_status_statements(run)),
             )
     if not answered:
@@ -90,6 +91,13 @@ def _status_statements(run: LiveRun) -> list[tuple[str, tuple[object, ...]]]:
             )
         )
     return statements
+
+
+def _status_entries(run: LiveRun) -> list[Entry]:
+    if run.session_id is None or run.status != "running":
+        return []
+    data = types.SessionStatusData(session_id=run.session_id, status=run.status, run_id=run.run_id)
+    return [entry(f"session:{run.session_id}", "session.status", data)]
 
 
 def _write_status(tx: Tx, run: LiveRun) -> None:

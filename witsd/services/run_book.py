@@ -62,6 +62,7 @@ class RunBook:
 
     async def started(self, run: LiveRun) -> None:
         """Its agent is there and gets it now. Committed before the agent hears of it."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # a run that is not to begin stays as it is
         run.status, run.started_us = "running", self.clock.wall_us()
         data = types.RunStartedData(run_id=run.run_id, agent=run.agent, session_id=run.session_id or UNSET)
 
@@ -80,7 +81,7 @@ class RunBook:
         """Close the run, its items and its turn of the conversation, as one transaction."""
         run.status, run.reason, run.ended_us = status, reason, self.clock.wall_us()
         closed = run.close_items(_CLOSES_AS[status])
-        if status == "completed" and run.output in (UNSET, None):
+        if status == "completed" and run.output in (UNSET, None, ""):
             run.output = run.said()
         for item, _ in closed:
             self.deltas.flush(run.run_id, item.item_id)

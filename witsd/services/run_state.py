@@ -62,6 +62,8 @@ class LiveRun:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     stop_as: RunStatus | None = None
     stop_reason: str = ""
+    #: Set once its agent has it, or it will never have it: the next in line follows then.
+    handed: trio.Event = attrs.field(factory=trio.Event)
     done: trio.Event = attrs.field(factory=trio.Event)
     #: Open input requests: request_id -> where the answer goes.
     questions: dict[str, trio.MemorySendChannel[object]] = attrs.field(factory=dict)

@@ -35,6 +35,7 @@ from witsd.values.errors import (
     Overloaded,
     PermissionDenied,
     Timeout,
+    WitsdError,
 )
 from witsd.values.ids import AgentName, Ids, RunId, SessionId
 from witsd.values.wire import runs as wire
@@ -56,6 +57,8 @@ class Runs:
     _nursery: trio.Nursery
     _queues: dict[AgentName, deque[LiveRun]] = attrs.field(factory=lambda: defaultdict(deque))
     _running: dict[AgentName, int] = attrs.field(factory=lambda: defaultdict(int))
+    #: For each agent, what the last run that began sets once the agent has it.
+    _handed: dict[AgentName, trio.Event] = attrs.field(factory=dict)
     _busy: set[SessionId] = attrs.field(factory=set)
     _closing: bool = False
 
@@ -65,7 +68,6 @@ class Runs:
         """Accept a run: it is durable when this returns, and starts when its agent has room."""
         if actor.agent is not None:
             actor.require_grant("agents", params.agent)
-        self.check_accepts(params.agent)
         given = wire.RunInput(text=params.input) if isinstance(params.input, str) else params.input
         run = self.new_run(
             params.agent,
@@ -78,19 +80,25 @@ class Runs:
 
         def work(tx: Tx) -> tuple[wire.RunStarted, bool]:
             def make() -> wire.RunStarted:
+                if isinstance(run, WitsdError):
+                    raise run
                 if run.session_id is not None:
-                    session_rows.require(tx, run.session_id, run.agent)
+                    session = session_rows.require(tx, run.session_id, run.agent)
+                    if params.stream is None and isinstance(session.settings.stream, bool):
+                        run.stream = session.settings.stream
+                    if given.text:
+                        session_rows.add_question(tx, run, self.book.ids.new("msg"))
                 self.book.insert(tx, run)
                 return wire.RunStarted(run_id=run.run_id)
 
             return once(tx, actor.label, "runs/start", params.idempotency_key, params, wire.RunStarted, make)
 
         result, made = await self.book.journal.write(work)
-        if made:
+        if made and isinstance(run, LiveRun):
             self.enqueue(run)
         return result
 
-    def check_accepts(self, agent: str) -> None:
+    def _check_accepts(self, agent: str) -> None:
         """Raise what a caller should hear now and not from a run that fails later."""
         if self._closing:
             raise Overloaded("the daemon is stopping: try again when it is back", retry_after_ms=2000)
@@ -120,7 +128,15 @@ class Runs:
         session_id: str | None,
         stream: bool | None,
         timeout_s: float | None,
-    ) -> LiveRun:
+    ) -> LiveRun | WitsdError:
+        """A run yet to be inserted, or why there can be none now.
+
+        Not raised, for a call that is repeated with its ``idempotency_key`` gets its first answer all the same.
+        """
+        try:
+            self._check_accepts(agent)
+        except WitsdError as refusal:
+            return refusal
         spec = self.supervisor.unit(agent).spec
         return LiveRun(
             run_id=RunId(self.book.ids.new("run")),
@@ -157,13 +173,15 @@ class Runs:
                 self._busy.add(run.session_id)
             room -= 1
             self._running[agent] += 1
-            self._nursery.start_soon(self._execute, run)
+            self._nursery.start_soon(self._execute, run, self._handed.get(agent))
+            self._handed[agent] = run.handed
         queue.extendleft(reversed(waiting))
 
-    async def _execute(self, run: LiveRun) -> None:
+    async def _execute(self, run: LiveRun, turn: trio.Event | None) -> None:
         try:
-            await execute(self.book, self.supervisor, run)
+            await execute(self.book, self.supervisor, run, turn)
         finally:
+            run.handed.set()
             self._running[run.agent] -= 1
             if run.session_id is not None:
                 self._busy.discard(run.session_id)

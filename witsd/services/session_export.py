@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
 import apsw
@@ -22,7 +23,9 @@ _WORD = re.compile(r"\w+")
 
 def fts_query(text: str) -> str:
     """The words of ``text`` as an FTS5 query that wants them all; operators and quotes mean nothing."""
-    return " ".join(f'"{word}"' for word in _WORD.findall(text))
+    # Composed, for a combining accent is no word character and would cut its word in two.
+    words = dict.fromkeys(_WORD.findall(unicodedata.normalize("NFC", text)))
+    return " ".join(f'"{word}"' for word in words)
 
 
 def search(db: apsw.Connection, params: wire.SessionsSearchParams, offset: int) -> wire.SearchPage:
@@ -78,7 +81,8 @@ def _line(value: Any) -> str:
 
 
 def _title(session: wire.Session) -> str:
-    return f"# {session.title or session.session_id}\n\nWith {session.agent}, begun {session.created_at}.\n"
+    title = " ".join(session.title.split()) or session.session_id
+    return f"# {title}\n\nWith {session.agent}, begun {session.created_at}.\n"
 
 
 def _section(message: wire.Message) -> str:

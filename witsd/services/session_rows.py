@@ -92,11 +92,12 @@ def missing(session_id: str) -> NotFound:
     return NotFound(f"there is no session {session_id!r}", kind="session", id=session_id)
 
 
-def require(tx: Tx, session_id: str, agent: str) -> None:
+def require(tx: Tx, session_id: str, agent: str) -> wire.Session:
     """Raises ``NotFound``, or ``Conflict`` for a session with another agent."""
     session = load_tx(tx, session_id)
     if session.agent != agent:
         raise Conflict(f"the session is with {session.agent}, not with {agent}", agent=session.agent)
+    return session
 
 
 def set_status(tx: Tx, session_id: str, status: wire.SessionStatus, run_id: str | None) -> None:
@@ -152,6 +153,22 @@ def add_message(tx: Tx, session_id: str, new: NewMessage) -> None:
     tx.emit(entry(f"session:{session_id}", "session.message", data))
 
 
+def add_question(
+    tx: Tx, run: LiveRun, message_id: str, attachments: tuple[wire.Attachment, ...] = ()
+) -> None:
+    """What a run was asked becomes a turn of its conversation."""
+    assert run.session_id is not None
+    question = NewMessage(
+        message_id=message_id,
+        role="user",
+        author=run.actor,
+        text=run.input.text,
+        run_id=run.run_id,
+        attachments=attachments,
+    )
+    add_message(tx, run.session_id, question)
+
+
 def end_of_run(tx: Tx, run: LiveRun, ids: Ids) -> None:
     """What the agent said becomes its turn of the conversation, also when it was cut short."""
     assert run.session_id is not None
@@ -172,7 +189,9 @@ def end_of_run(tx: Tx, run: LiveRun, ids: Ids) -> None:
                 model=run.model or None,
             ),
         )
-    set_status(tx, run.session_id, "idle", None)
+    # A run that ends while it waits in line leaves the session to the one that is on.
+    if tx.execute("SELECT 1 FROM sessions WHERE session_id = ? AND run_id = ?", (run.session_id, run.run_id)):
+        set_status(tx, run.session_id, "idle", None)
 
 
 @attrs.frozen

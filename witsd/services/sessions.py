@@ -11,10 +11,11 @@ from witsd.journal.journal import Journal, Tx
 from witsd.services import session_export
 from witsd.services import session_rows as rows
 from witsd.services.idempotency import once
+from witsd.services.run_state import LiveRun
 from witsd.services.runs import Runs, cursor_number
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock
-from witsd.values.errors import InvalidParams, InvalidState, NotFound, PermissionDenied
+from witsd.values.errors import InvalidParams, InvalidState, NotFound, PermissionDenied, WitsdError
 from witsd.values.ids import Ids
 from witsd.values.wire import event_types as types
 from witsd.values.wire import sessions as wire
@@ -72,7 +73,6 @@ class Sessions:
     async def prompt(self, actor: Actor, params: wire.SessionsPromptParams) -> wire.PromptResult:
         """Say something: durable when this returns; the answer comes as events of the run."""
         session = await self._journal.store.read(lambda db: rows.load(db, params.session_id))
-        self._runs.check_accepts(session.agent)
         settings_stream = session.settings.stream
         run = self._runs.new_run(
             session.agent,
@@ -89,24 +89,15 @@ class Sessions:
 
         def work(tx: Tx) -> tuple[wire.PromptResult, bool]:
             def make() -> wire.PromptResult:
+                if isinstance(run, WitsdError):
+                    raise run
                 current = rows.load_tx(tx, params.session_id)
                 if params.while_running == "reject" and tx.execute(
                     "SELECT 1 FROM runs WHERE session_id = ? AND ended_us IS NULL", (params.session_id,)
                 ):
                     raise InvalidState("the session is busy with a run", state="running")
                 message_id = self._ids.new("msg")
-                rows.add_message(
-                    tx,
-                    params.session_id,
-                    rows.NewMessage(
-                        message_id=message_id,
-                        role="user",
-                        author=actor.label,
-                        text=params.text,
-                        run_id=run.run_id,
-                        attachments=params.attachments,
-                    ),
-                )
+                rows.add_question(tx, run, message_id, params.attachments)
                 if not current.title:
                     self._title(tx, params.session_id, params.text)
                 self._runs.book.insert(tx, run)
@@ -116,7 +107,7 @@ class Sessions:
             return once(tx, actor.label, "sessions/prompt", key, params, wire.PromptResult, make)
 
         result, made = await self._journal.write(work)
-        if made:
+        if made and isinstance(run, LiveRun):
             if params.while_running == "interrupt":
                 for earlier in list(self._runs.book.live.values()):
                     if earlier.session_id == params.session_id:
