@@ -6,6 +6,7 @@ msgspec enforces for its own structs only.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,7 +18,7 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Positive = Annotated[int, Meta(ge=1)]
 
-Kind = Literal["native", "exec", "assistant"]
+Kind = Literal["native", "exec", "assistant", "external"]
 Start = Literal["boot", "on_demand", "manual"]
 RestartPolicy = Literal["always", "on_failure", "never"]
 
@@ -41,10 +42,29 @@ class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 
 class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How long a start may take. A native agent is ready when it has answered ``initialize``."""
+    """When a started process counts as ready, and how long it may take.
 
+    A native agent is ready when it has answered ``initialize``. For an exec agent ``when`` says:
+    ``started`` (after ``after_s``), ``notify`` (READY=1 on its NOTIFY_SOCKET), ``log`` (a line that matches
+    the regular expression ``pattern``), ``tcp`` (``address`` accepts) or ``http`` (``url`` answers below 400).
+    """
+
+    when: Literal["started", "notify", "log", "tcp", "http"] = "started"
+    pattern: str = ""
+    address: str = ""
+    url: str = ""
     timeout_s: Seconds = 30
     after_s: Seconds = 0
+
+    def __post_init__(self) -> None:
+        wanted = {"log": "pattern", "tcp": "address", "http": "url"}.get(self.when)
+        if wanted and not getattr(self, wanted):
+            raise ValueError(f'`{wanted}` is required where `when = "{self.when}"`')
+        if self.when == "log":
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"`pattern` is no regular expression: {error}") from None
 
 
 class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -62,10 +82,29 @@ class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """``concurrency``: runs at once; the rest wait in order. ``run_timeout_s``: 0 is no limit."""
+    """What an agent's whole process tree may use; 0 is no limit.
+
+    ``cpu_percent``: 100 is one core. ``tasks``: processes and threads. ``open_files``: of each process.
+    ``output_bytes_per_s``: what it writes beyond that waits. ``concurrency``: runs at once; the rest wait in order.
+    """
 
     concurrency: Annotated[int, Meta(ge=1, le=1000)] = 4
     run_timeout_s: Seconds = 0
+    memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    cpu_percent: Annotated[float, Meta(ge=0)] = 0
+    tasks: Annotated[int, Meta(ge=0)] = 0
+    open_files: Annotated[int, Meta(ge=0)] = 0
+    output_bytes_per_s: Annotated[int, Meta(ge=0)] = 0
+
+
+class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Thresholds that raise ``agent.alert``; 0 is none. ``error_rate`` is a fraction of requests."""
+
+    cpu_percent: Annotated[float, Meta(ge=0)] = 0
+    memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    error_rate: Annotated[float, Meta(ge=0, le=1)] = 0
+    restarts: Annotated[int, Meta(ge=0)] = 0
+    silence_s: Seconds = 0
 
 
 class Grants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -88,6 +127,10 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     idle_stop_s: Seconds = 300
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
+    requires: tuple[Name, ...] = ()
+    after: tuple[Name, ...] = ()
+    pid: Annotated[int, Meta(ge=1)] | None = None
+    pid_file: str = ""
     skills: tuple[Skill, ...] = ()
     description: str = ""
     run_per_request: bool = False
@@ -97,12 +140,21 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     stop: Stop = Stop()
     health: Health = Health()
     limits: Limits = Limits()
+    alerts: Alerts = Alerts()
     grants: Grants = Grants()
     options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         if self.kind in ("native", "exec") and not self.command:
             raise ValueError(f"`command` is required for kind {self.kind!r}")
+        if self.kind == "external" and (self.command or (self.pid is None) == (not self.pid_file)):
+            raise ValueError("kind 'external' takes either `pid` or `pid_file`, and no `command`")
+        if self.kind != "external" and (self.pid is not None or self.pid_file):
+            raise ValueError("`pid` and `pid_file` are for kind 'external'")
+        if self.ready.when != "started" and self.kind != "exec":
+            raise ValueError("`ready.when` is for kind 'exec': a native agent is ready when it answers initialize")
+        if self.name in (*self.requires, *self.after):
+            raise ValueError("an agent cannot require itself")
         if self.kind == "assistant" and self.command:
             raise ValueError("`command` has no meaning for kind 'assistant': remove it")
         if self.run_per_request and self.kind != "exec":
