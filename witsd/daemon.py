@@ -13,7 +13,6 @@ import logging
 import os
 import random  # noqa: TID251 - this is where randomness becomes a parameter
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -34,6 +33,7 @@ from witsd.journal.event import entry
 from witsd.journal.journal import Journal, Tx, open_journal
 from witsd.journal.store import SchemaError, StorageError, open_store
 from witsd.journal.upkeep import Retention, keep_up
+from witsd.notify import Notifier
 from witsd.rpc.agent_link import AgentLinks
 from witsd.rpc.dispatch import Dispatcher
 from witsd.rpc.methods import Services, method_table, notification_table
@@ -346,9 +346,13 @@ class Announce:
 
     env: dict[str, str]
     as_json: bool
+    _manager: Notifier = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._manager = Notifier.of(self.env)
 
     def ready(self, listening: Listening) -> None:
-        self._notify("READY=1\nSTATUS=listening")
+        self._manager.ready("listening")
         log.info("daemon.ready unix=%s http=%s", listening.unix, listening.http or "-")
         if self.as_json:
             fields = {"pid": os.getpid(), "listening": msgspec.to_builtins(listening)}
@@ -357,7 +361,7 @@ class Announce:
             print(self._welcome(listening), flush=True)
 
     def stopping(self) -> None:
-        self._notify("STOPPING=1")
+        self._manager.stopping()
 
     def _welcome(self, listening: Listening) -> str:
         command = str(Path(sys.executable).parent / "witsd")
@@ -373,18 +377,6 @@ class Announce:
             f"  {command} status\n\n"
             "Ctrl-C stops it and everything it runs.\n"
         )
-
-    def _notify(self, message: str) -> None:
-        address = self.env.get("NOTIFY_SOCKET")
-        if not address:
-            return
-        if address.startswith("@"):
-            address = "\0" + address[1:]
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.sendto(message.encode(), address)
-        except OSError as error:
-            log.warning("daemon.notify_failed error=%s", error)
 
 
 def _show_config(loaded: Loaded, paths: Paths, as_json: bool) -> None:
