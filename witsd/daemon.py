@@ -277,6 +277,7 @@ async def _wired(
         methods = method_table(services)
         dispatcher = Dispatcher(methods, notification_table(services), audit, ids, log)
         links.dispatcher = dispatcher
+        links.settle = runs.book.deltas.wait_tick
         supervisor.begin()
         await runs.recover()
         data = SystemData(version=__version__, pid=os.getpid())

@@ -19,7 +19,7 @@ import trio
 
 from witsd.journal.event import Entry, Event
 from witsd.journal.hub import Hub
-from witsd.journal.store import MEDIUM_ERRORS, Store
+from witsd.journal.store import MEDIUM_ERRORS, STATEMENT_ERRORS, Store
 from witsd.values.clock import Clock
 from witsd.values.errors import LimitExceeded
 
@@ -124,7 +124,7 @@ class Journal:
 
         Raises ``LimitExceeded`` (limit ``disk``) when the disk is full or failing; nothing was kept then.
         """
-        ticket = self._submit(Ticket(entries, statements, None, keep))
+        ticket: Ticket[None] = self._submit(Ticket(entries, statements, None, keep))
         await ticket.wait()
         return ticket.events
 
@@ -156,17 +156,16 @@ class Journal:
                 await self._wake.wait()
                 continue
             batch = self._take()
-            try:
-                events = await self.store.write(self._commit, batch)
-            except MEDIUM_ERRORS as error:
-                await self._disk_failed(batch, error)
+            events, left, error = await self.store.write(self._commit, batch)
+            self.hub.publish(events)
+            for ticket in batch[: len(batch) - len(left)]:
+                ticket._done.set()
+            if error is not None:
+                await self._disk_failed(left, error)
                 continue
             if self.failing_since is not None:
                 self.failing_since = None
                 log.warning("journal.recovered")
-            self.hub.publish(events)
-            for ticket in batch:
-                ticket._done.set()
             if self._room.statistics().tasks_waiting and not self.congested:
                 self._room.set()
                 self._room = trio.Event()
@@ -211,23 +210,27 @@ class Journal:
 
     # ---- on the writer's thread -------------------------------------------------------------------
 
-    def _commit(self, db: apsw.Connection, batch: list[Ticket[Any]]) -> list[Event]:
+    def _commit(
+        self, db: apsw.Connection, batch: list[Ticket[Any]]
+    ) -> tuple[list[Event], list[Ticket[Any]], Exception | None]:
+        """Returns what has been committed, and where the disk failed the tickets that were not, and why."""
         try:
-            return self._commit_batch(db, batch)
-        except MEDIUM_ERRORS:
-            raise
-        except apsw.Error:
-            # One bad statement must not take its neighbours down: each ticket alone, the bad one is told.
-            events: list[Event] = []
-            for ticket in batch:
-                try:
-                    events += self._commit_batch(db, [ticket])
-                except MEDIUM_ERRORS:
-                    raise
-                except apsw.Error as error:
-                    log.error("journal.statement_failed error=%s", error)
-                    ticket._error = error
-            return events
+            return self._commit_batch(db, batch), [], None
+        except MEDIUM_ERRORS as error:
+            return [], batch, error
+        except STATEMENT_ERRORS:
+            pass
+        # One bad statement must not take its neighbours down: each ticket alone, the bad one is told.
+        events: list[Event] = []
+        for place, ticket in enumerate(batch):
+            try:
+                events += self._commit_batch(db, [ticket])
+            except MEDIUM_ERRORS as error:
+                return events, batch[place:], error
+            except STATEMENT_ERRORS as error:
+                log.error("journal.statement_failed error=%s", error)
+                ticket._error = error
+        return events, [], None
 
     def _commit_batch(self, db: apsw.Connection, batch: list[Ticket[Any]]) -> list[Event]:
         pending = _Pending(db, self._streams, self._last_pos, self._clock.wall_us())
@@ -300,6 +303,7 @@ class _Pending:
         """A ticket with work of its own runs inside a savepoint, so that what it raises undoes it alone."""
         self.flush()
         assert ticket.work is not None
+        ticket._error = None  # of an earlier try, in a batch that was rolled back
         tx = Tx(self._db, self._now_us)
         self._db.execute("SAVEPOINT ticket")
         try:

@@ -89,11 +89,10 @@ class SchemaError(Exception):
     """The file cannot be used as it is; the message says why and what to do."""
 
 
-def migrate(db: apsw.Connection, path: str, steps: tuple[str, ...] = STEPS) -> None:
-    """Bring ``db`` to the newest schema, each step in a transaction of its own.
+def check_ours(db: apsw.Connection, path: str, steps: tuple[str, ...] = STEPS) -> int:
+    """The schema version of ``db``, 0 for a new file. Only reads.
 
-    Raises ``SchemaError`` for a file that is no witsd database or comes from a newer version; such a
-    file is left exactly as it was.
+    Raises ``SchemaError`` for a file that is no witsd database or comes from a newer version.
     """
     try:
         version = int(db.pragma("user_version"))
@@ -108,6 +107,15 @@ def migrate(db: apsw.Connection, path: str, steps: tuple[str, ...] = STEPS) -> N
             f"{path} was written by a newer witsd (schema {version}, this one knows {len(steps)}): "
             "install that version again, or restore a backup made before the upgrade"
         )
+    return version
+
+
+def migrate(db: apsw.Connection, path: str, steps: tuple[str, ...] = STEPS) -> None:
+    """Bring ``db`` to the newest schema, each step in a transaction of its own.
+
+    Raises ``SchemaError`` as ``check_ours`` does; such a file is left exactly as it was.
+    """
+    version = check_ours(db, path, steps)
     for number, sql in enumerate(steps[version:], version + 1):
         db.execute("BEGIN IMMEDIATE")
         try:

@@ -112,11 +112,12 @@ def plan(
             )
         if not all(is_exact(pattern) for pattern in patterns):
             return Backlog({}, since_pos), since_pos < trimmed_pos
-        since = {stream: seq_at(db, stream, since_pos) for stream in patterns}
-        gone = False
-        if since_pos < trimmed_pos:
-            gone = any(bounds(db, s).first_seq > q + 1 for s, q in since.items())
-        return Backlog(dict(since), None), gone
+        found = {stream: seq_at(db, stream, since_pos) for stream in patterns}
+        # Where nothing up to that position is left of a trimmed stream, it cannot be told how much went after it.
+        gone = since_pos < trimmed_pos and any(
+            seq < kept.first_seq and kept.first_seq > 1 for seq, kept in ((q, bounds(db, s)) for s, q in found.items())
+        )
+        return Backlog(found, None), gone
     cursors: dict[str, int] = {}
     gone = False
     for stream, seq in (since or {}).items():

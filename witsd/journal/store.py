@@ -15,7 +15,7 @@ import apsw
 import attrs
 import trio
 
-from witsd.journal.migrations import SchemaError, migrate
+from witsd.journal.migrations import SchemaError, check_ours, migrate
 
 T = TypeVar("T")
 Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
@@ -39,6 +39,9 @@ MEDIUM_ERRORS = (
     apsw.LockedError,
     apsw.NoMemError,
 )
+
+#: What a statement or its values bring about, the last three where SQLite has no such value.
+STATEMENT_ERRORS = (apsw.Error, TypeError, ValueError, OverflowError)
 
 
 @attrs.define(eq=False)
@@ -112,10 +115,8 @@ async def open_store(path: Path, *, synchronous: Synchronous = "FULL", readers: 
 
 def _set_up_writer(db: apsw.Connection, path: str, synchronous: str) -> None:
     db.set_busy_timeout(5000)
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-    except apsw.NotADBError as error:
-        raise SchemaError(f"{path} is not a database: move it away and start again") from error
+    check_ours(db, path)  # before the first statement that writes
+    db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {synchronous}")
     db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     db.execute("PRAGMA journal_size_limit = 67108864")
@@ -128,4 +129,4 @@ def _set_up_reader(db: apsw.Connection) -> None:
     db.execute("PRAGMA mmap_size = 268435456")
 
 
-__all__ = ["MEDIUM_ERRORS", "SchemaError", "StorageError", "Store", "Synchronous", "open_store"]
+__all__ = ["MEDIUM_ERRORS", "STATEMENT_ERRORS", "SchemaError", "StorageError", "Store", "Synchronous", "open_store"]

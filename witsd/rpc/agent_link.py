@@ -44,10 +44,14 @@ class _Link:
 
 @attrs.define(eq=False)
 class AgentLinks:
-    """Opens links. The dispatcher is set once it exists: it serves methods that need the supervisor."""
+    """Opens links. The dispatcher is set once it exists: it serves methods that need the supervisor.
+
+    ``settle`` is awaited with the agent's name after each read of what it says.
+    """
 
     _limits: LimitsInfo
     dispatcher: Dispatcher | None = None
+    settle: Callable[[str], Awaitable[None]] | None = None
 
     @asynccontextmanager
     async def open(
@@ -59,6 +63,13 @@ class AgentLinks:
     ) -> AsyncIterator[_Link]:
         """Serve the agent on ``stream`` for as long as the block lasts."""
         assert self.dispatcher is not None, "agents are started after the dispatcher is built"
+        settle = self.settle
+
+        async def paced() -> None:
+            await pace()
+            if settle is not None and actor.agent is not None:
+                await settle(actor.agent)
+
         messages = ByteStreamMessages(stream, limit=self._limits.message_bytes, newline_only=True)
         peer = Peer(
             messages,
@@ -67,7 +78,7 @@ class AgentLinks:
             self._limits,
             is_agent_stdio=True,
             on_rubbish=on_rubbish,
-            pace=pace,
+            pace=paced,
         )
         link = _Link(peer)
         async with trio.open_nursery() as nursery:

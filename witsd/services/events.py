@@ -76,7 +76,8 @@ class _Subscription:
     visible: Callable[[str], bool]
     prefix: bytes
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    #: The last event looked at, for ``lagged``.
+    #: The last event looked at, for ``lagged``, and the position to come back with. While several streams are
+    #: replayed one after the other that is where the subscription began; by seqs, 0: these alone lead back.
     last: tuple[str, int, int] = ("", 0, 0)
     _known: dict[str, bool] = attrs.field(factory=dict)
 
@@ -155,10 +156,12 @@ class Events:
             self._held[connection] = {}
             connection.on_close(lambda: self._drop(connection))
         self._held[connection][subscription_id] = subscription
-        subscription.last = ("", 0, pos)
         if resync:
             backlog = Backlog({}, None)
-        self._nursery.start_soon(self._serve, connection, subscription, backlog, pos, answered, logs, log_since)
+        subscription.last = ("", 0, _resume_at(backlog, since_pos, pos))
+        self._nursery.start_soon(
+            self._serve, connection, subscription, backlog, pos, dict(cursors), answered, logs, log_since
+        )
         return wire.EventsSubscribeResult(
             subscription_id=subscription_id,
             cursors=cursors,
@@ -214,6 +217,7 @@ class Events:
         subscription: _Subscription,
         backlog: Backlog,
         pos: int,
+        ends: dict[str, int],
         answered: trio.Event,
         logs: tuple[str, ...],
         log_since: dict[str, int],
@@ -224,7 +228,7 @@ class Events:
                 async with trio.open_nursery() as nursery:
                     for stream in logs:
                         nursery.start_soon(self._follow_log, connection, subscription, stream, log_since.get(stream))
-                    if subscription.patterns and not await self._live(connection, subscription, backlog, pos):
+                    if subscription.patterns and not await self._live(connection, subscription, backlog, pos, ends):
                         await self._say_lagged(connection, subscription)
                         nursery.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -234,18 +238,30 @@ class Events:
             if held is not None:
                 held.pop(subscription.id, None)
 
-    async def _live(self, connection: Subscriber, subscription: _Subscription, backlog: Backlog, pos: int) -> bool:
-        """Replay, then follow the ring. Returns False when the subscriber has been overtaken."""
+    async def _live(
+        self,
+        connection: Subscriber,
+        subscription: _Subscription,
+        backlog: Backlog,
+        pos: int,
+        ends: dict[str, int],
+    ) -> bool:
+        """Replay, then follow the ring. Returns False when the subscriber has been overtaken.
+
+        ``ends`` says where each stream stood at ``pos``.
+        """
         hub = self._journal.hub
         if backlog.after_pos is not None:
-            index, pos = await self._replay_all(connection, subscription, backlog.after_pos)
-        else:
-            for stream, seq in backlog.cursors.items():
-                if not await self._replay_stream(connection, subscription, stream, seq, pos):
-                    return False
-            index = hub.index_after(pos)
-            if index is None:  # it took longer than the ring is deep: go on by position
-                index, pos = await self._replay_all(connection, subscription, pos)
+            pos = backlog.after_pos
+        alone = len(backlog.cursors) == 1
+        for stream, seq in backlog.cursors.items():
+            if not await self._replay_stream(connection, subscription, stream, seq, pos, ends[stream], alone):
+                return False
+        subscription.last = (*subscription.last[:2], pos)
+        place = await self._replay_all(connection, subscription, pos)
+        if place is None:
+            return False
+        index, pos = place
         while True:
             if index == hub.end:
                 await hub.wait()
@@ -259,44 +275,67 @@ class Events:
                     continue  # read from the database before it was published
                 if wants(event):
                     out.append(message(event))
-                    subscription.last = (event.stream, event.seq, event.pos)
+                    if event.pos:  # what is only of the moment leads nowhere
+                        subscription.last = (event.stream, event.seq, event.pos)
             index = end
             if out:
                 await connection.send_many(out)
 
     async def _replay_stream(
-        self, connection: Subscriber, subscription: _Subscription, stream: str, seq: int, pos: int
+        self,
+        connection: Subscriber,
+        subscription: _Subscription,
+        stream: str,
+        seq: int,
+        pos: int,
+        end: int,
+        alone: bool,
     ) -> bool:
+        """Send what of one stream lies after ``seq`` and not beyond ``pos``, where its last seq was ``end``."""
         while True:
             page = await self._journal.store.read(
                 lambda db, after=seq: read_stream(db, stream, after, pos, PAGE)  # type: ignore[misc]
             )
             if not page:
-                return True
+                # Short of the end: the rest has been folded into an event beyond `pos`.
+                return seq >= end
             for event in page:
                 if (event.first_seq or event.seq) > seq + 1:
                     return False  # retention has overtaken the replay
                 seq = event.seq
-            subscription.last = (stream, seq, page[-1].pos)
             out = [subscription.message(event) for event in page if subscription.wants(event)]
             if out:
                 await connection.send_many(out)
+            subscription.last = (stream, seq, page[-1].pos if alone else subscription.last[2])
 
-    async def _replay_all(self, connection: Subscriber, subscription: _Subscription, after_pos: int) -> tuple[int, int]:
-        """Replay by position until the ring takes over; returns the slot and the position to go on from."""
+    async def _replay_all(
+        self, connection: Subscriber, subscription: _Subscription, after_pos: int
+    ) -> tuple[int, int] | None:
+        """Replay by position until the ring takes over; returns the slot and the position to go on from.
+
+        None: retention has overtaken the replay.
+        """
+
+        def look(db: apsw.Connection) -> tuple[list[Event], int, int]:
+            return read_all(db, after_pos, PAGE), *position(db)
+
+        at_end = True
         while True:
-            index = self._journal.hub.index_after(after_pos)
+            # The ring takes over only where all that the database had has been sent: between two pages
+            # deltas may be folded into an event of the next one, and the ring holds the half of them.
+            index = self._journal.hub.index_after(after_pos) if at_end else None
             if index is not None:
                 return index, after_pos
-            page = await self._journal.store.read(
-                lambda db, after=after_pos: read_all(db, after, PAGE)  # type: ignore[misc]
-            )
-            if page:
-                after_pos = page[-1].pos
-                subscription.last = (page[-1].stream, page[-1].seq, after_pos)
+            page, last_pos, trimmed_pos = await self._journal.store.read(look)
+            if after_pos < trimmed_pos:
+                return None
+            at_end = len(page) < PAGE
+            after_pos = last_pos if at_end else page[-1].pos
             out = [subscription.message(event) for event in page if subscription.wants(event)]
             if out:
                 await connection.send_many(out)
+            stream, seq = (page[-1].stream, page[-1].seq) if page else subscription.last[:2]
+            subscription.last = (stream, seq, after_pos)
 
     async def _follow_log(
         self, connection: Subscriber, subscription: _Subscription, stream: str, after_seq: int | None
@@ -309,6 +348,13 @@ class Events:
         stream, seq, pos = subscription.last
         params = wire.LaggedNotification(subscription_id=subscription.id, stream=stream, seq=seq, pos=pos)
         await connection.send(b'{"jsonrpc":"2.0","method":"notifications/lagged","params":%b}' % _encode(params))
+
+
+def _resume_at(backlog: Backlog, since_pos: int | None, pos: int) -> int:
+    """The position up to which nothing is owed before the first event of ``backlog`` has been sent."""
+    if backlog.empty:
+        return pos
+    return 0 if since_pos is None else since_pos
 
 
 def _since(params: wire.EventsSubscribeParams) -> tuple[dict[str, int] | None, int | None]:

@@ -15,7 +15,7 @@ from witsd.services.run_state import LiveRun
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock
 from witsd.values.errors import LimitExceeded
-from witsd.values.ids import Ids, ItemId, RunId, SessionId
+from witsd.values.ids import Ids, ItemId, RunId
 from witsd.values.items import ItemStatus, MessageItem
 from witsd.values.wire import event_types as types
 from witsd.values.wire import runs as wire
@@ -44,8 +44,6 @@ class RunBook:
     ids: Ids
     deltas: Deltas
     live: dict[RunId, LiveRun] = attrs.field(factory=dict)
-    #: session_id -> the agent process (generation) that holds the conversation in memory.
-    held_by: dict[SessionId, int] = attrs.field(factory=dict)
 
     def insert(self, tx: Tx, run: LiveRun) -> None:
         """The run's row and its first event, in the caller's transaction."""
@@ -145,7 +143,7 @@ class RunBook:
                 begun = MessageItem(item_id=ItemId(params.item_id))
                 self.item(actor, ItemNotification(run_id=params.run_id, item=begun))
             if run.grow(params.item_id, params.text) and run.stream:
-                self.deltas.add(run.run_id, params.item_id, params.text)
+                self.deltas.add(run.agent, run.run_id, params.item_id, params.text)
         except LimitExceeded as error:
             self._fail(run, error)
 
