@@ -122,8 +122,29 @@ def _take_lock(path: Path) -> int:
     return fd
 
 
+def holder_of(path: Path) -> int | None:
+    """The process that holds the lock of the socket at ``path`` now; None where none does. Takes nothing itself."""
+    try:
+        fd = os.open(path.with_name(path.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return _in_lock_table(fd)
+    finally:
+        os.close(fd)
+
+
 def _lock_holder(fd: int) -> int | None:
-    """Who holds the lock on ``fd``, from the kernel's table (proc_locks(5)), else as written in the file."""
+    """Who holds the lock on ``fd``, from the kernel's table, else as written in the file."""
+    holder = _in_lock_table(fd)
+    if holder is not None:
+        return holder
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _in_lock_table(fd: int) -> int | None:
+    """Who holds a lock on ``fd`` according to proc_locks(5)."""
     info = os.fstat(fd)
     mark = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
     with suppress(OSError), open("/proc/locks") as lines:
@@ -131,8 +152,7 @@ def _lock_holder(fd: int) -> int | None:
             fields = line.split()
             if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == mark:
                 return int(fields[4])
-    text = os.pread(fd, 32, 0).strip()
-    return int(text) if text.isdigit() else None
+    return None
 
 
 def _bind(path: Path) -> socket.socket:
@@ -178,6 +198,11 @@ def _refuse_if_in_use(path: Path) -> None:
 
 def open_tcp(address: str, *, allow_remote: bool = False) -> trio.SocketListener:
     """Listen on ``HOST:PORT``; port 0 takes a free one. Raises ``ListenError``."""
+    return trio.SocketListener(trio.socket.from_stdlib_socket(bind_tcp(address, allow_remote=allow_remote)))
+
+
+def bind_tcp(address: str, *, allow_remote: bool = False) -> socket.socket:
+    """The same as a plain socket that listens and does not block, for where no loop runs."""
     host, port = parse_address(address)
     if not host.is_loopback and not allow_remote:
         raise ListenError(
@@ -198,7 +223,7 @@ def open_tcp(address: str, *, allow_remote: bool = False) -> trio.SocketListener
             'to another address; port 0 takes a free one, "" turns HTTP off'
         ) from error
     sock.setblocking(False)
-    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    return sock
 
 
 def parse_address(address: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:

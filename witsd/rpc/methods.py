@@ -13,6 +13,7 @@ import attrs
 from witsd.values.actor import Scope
 from witsd.values.wire import agents as a
 from witsd.values.wire import auth as u
+from witsd.values.wire import doctor as d
 from witsd.values.wire import events as e
 from witsd.values.wire import models as m
 from witsd.values.wire import native as n
@@ -92,6 +93,8 @@ def method_table(v: Services) -> dict[str, Method]:
                lambda c, p: v.system.status(c.actor, p), scope=read),
         Method("system/reload", Empty, y.ReloadResult, "Read the definitions again",
                lambda c, p: v.system.reload(c.actor, p), scope=admin, mutates=True),
+        Method("system/doctor", Empty, d.DoctorReport, "Look at everything that may go wrong and say what to do",
+               lambda c, p: v.system.doctor(c.actor, p), scope=admin),
         Method("system/shutdown", y.ShutdownParams, Empty, "Stop the agents and then the daemon",
                lambda c, p: v.system.shutdown(c.actor, p), scope=admin, mutates=True),
         Method("agents/list", a.AgentsListParams, a.AgentPage, "The agents and the state each is in",

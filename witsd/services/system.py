@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 import apsw
 import attrs
+import trio
+from witsd_client.paths import Paths
 
 from witsd.journal.journal import Journal
-from witsd.services import run_rows
+from witsd.services import doctor, run_rows
 from witsd.services.access import Access, Connected
 from witsd.supervise.supervisor import Supervisor
 from witsd.values.actor import Actor
@@ -19,6 +22,7 @@ from witsd.values.clock import Clock
 from witsd.values.errors import InvalidParams
 from witsd.values.wire import system as wire
 from witsd.values.wire.common import Empty
+from witsd.values.wire.doctor import DoctorItem, DoctorReport
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -45,7 +49,11 @@ class System:
     listening: Callable[[], wire.Listening]
     request_stop: Callable[[float | None], None]
     describe: Callable[[], dict[str, Any]]
+    #: What ends an agent's whole tree; None where there is nothing but session and process group.
+    containment: doctor.Containment | None = None
     _started: float = attrs.field(init=False)
+    #: One examination at a time: it reads the whole database.
+    _examining: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
     _pong: Empty = Empty()
 
     def __attrs_post_init__(self) -> None:
@@ -100,10 +108,48 @@ class System:
         changed, errors = await self.supervisor.reload()
         return wire.ReloadResult(changed=changed, errors=errors)
 
+    async def doctor(self, actor: Actor, params: Empty) -> DoctorReport:
+        """Look at everything that may go wrong, in a thread; takes seconds where the database is large."""
+        shared = self.supervisor.shared
+        listening = self.listening()
+        http = listening.http if isinstance(listening.http, str) else None
+        paths = Paths(
+            config_dir=self.supervisor.folder.parent,
+            data_dir=self.journal.store.path.parent,
+            runtime_dir=shared.socket.parent,
+            log_dir=shared.logs.folder,
+            socket=shared.socket,
+        )
+        views = [
+            doctor.AgentView(name=unit.spec.name, state=unit.life.state, health=unit.health, reason=unit.life.reason)
+            for unit in self.supervisor.units.values()
+        ]
+        errors = self.supervisor.errors
+
+        def look() -> tuple[DoctorItem, ...]:
+            return (
+                *doctor.machine(doctor.Machine(env=shared.daemon_env)),
+                doctor.containment(self.containment),
+                *doctor.folders(paths),
+                doctor.socket_file(paths.socket),
+                doctor.port(http, loopback=http is None or _is_loopback(http)),
+                *doctor.database(self.journal.store.path, now_us=self.clock.wall_us()),
+                doctor.descriptors(self.limits.connections, len(views), len(os.listdir("/proc/self/fd"))),
+                *doctor.definitions(self.supervisor.folder, errors, len(views)),
+                *doctor.agents(views),
+            )
+
+        items = await trio.to_thread.run_sync(look, limiter=self._examining)
+        return DoctorReport(daemon="running", items=items)
+
     async def shutdown(self, actor: Actor, params: wire.ShutdownParams) -> Empty:
         """Answers at once; the connection closes when the daemon has stopped."""
         self.request_stop(params.grace_s)
         return Empty()
+
+
+def _is_loopback(address: str) -> bool:
+    return ip_address(address.rpartition(":")[0].strip("[]")).is_loopback
 
 
 def _rss_bytes() -> int:
