@@ -6,7 +6,9 @@ from typing import Any
 
 #: What examples of a type hold beside, or instead of, what its fields' types suggest.
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "AgentSpec": {"kind": "native", "command": ["python", "agent.py"], "run_per_request": False},
+    "AgentSpec": {
+        "kind": "native", "command": ["python", "agent.py"], "run_per_request": False, "pid": None, "pid_file": "",
+    },
 }
 
 #: Type -> ``(name, value)``.

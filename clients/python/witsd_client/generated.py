@@ -102,9 +102,12 @@ ERRORS: dict[int, ErrorType] = {
 
 
 if TYPE_CHECKING:
+    DoctorStatus = Literal["ok", "warning", "problem"]
+    DoctorReportDaemon = Literal["running", "down"]
     RestartPolicy = Literal["always", "on_failure", "never"]
+    ReadyWhen = Literal["started", "notify", "log", "tcp", "http"]
     HealthAction = Literal["restart", "report"]
-    Kind = Literal["native", "exec", "assistant"]
+    Kind = Literal["native", "exec", "assistant", "external"]
     Start = Literal["boot", "on_demand", "manual"]
     AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
     AgentHealth = Literal["ok", "hung", "unknown"]
@@ -122,7 +125,10 @@ if TYPE_CHECKING:
     FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
     Scope = Literal["read", "chat", "memory", "tools", "approve", "agents", "admin"]
 else:
+    DoctorStatus = str
+    DoctorReportDaemon = str
     RestartPolicy = str
+    ReadyWhen = str
     HealthAction = str
     Kind = str
     Start = str
@@ -224,6 +230,24 @@ class ReloadResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     errors: tuple[DefinitionError, ...]
 
 
+class DoctorItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that was looked at. A ``warning`` can be lived with; a ``problem`` keeps something
+    from working.
+    """
+
+    name: str
+    status: DoctorStatus
+    message: str
+    #: What to do.
+    hint: str | UnsetType = UNSET
+
+
+class DoctorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    #: ``down``: looked at from outside, without a daemon to ask.
+    daemon: DoctorReportDaemon
+    items: tuple[DoctorItem, ...]
+
+
 class ShutdownParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     grace_s: float | None = None
 
@@ -253,8 +277,17 @@ class Restart(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ready(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How long a start may take. A native agent is ready when it has answered ``initialize``."""
+    """When a started process counts as ready, and how long it may take. A native agent is ready when
+    it has answered ``initialize``. For an exec agent ``when`` says: ``started`` (after
+    ``after_s``), ``notify`` (READY=1 on its NOTIFY_SOCKET), ``log`` (a line that matches the
+    regular expression ``pattern``), ``tcp`` (``address`` accepts) or ``http`` (``url`` answers
+    below 400).
+    """
 
+    when: ReadyWhen = "started"
+    pattern: str = ""
+    address: str = ""
+    url: str = ""
     timeout_s: float = 30
     after_s: float = 0
 
@@ -274,10 +307,28 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``concurrency``: runs at once; the rest wait in order. ``run_timeout_s``: 0 is no limit."""
+    """What an agent's whole process tree may use; 0 is no limit. ``cpu_percent``: 100 is one core.
+    ``tasks``: processes and threads. ``open_files``: of each process. ``output_bytes_per_s``: what
+    it writes beyond that waits. ``concurrency``: runs at once; the rest wait in order.
+    """
 
     concurrency: int = 4
     run_timeout_s: float = 0
+    memory_bytes: int = 0
+    cpu_percent: float = 0
+    tasks: int = 0
+    open_files: int = 0
+    output_bytes_per_s: int = 0
+
+
+class Alerts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Thresholds that raise ``agent.alert``; 0 is none. ``error_rate`` is a fraction of requests."""
+
+    cpu_percent: float = 0
+    memory_bytes: int = 0
+    error_rate: float = 0
+    restarts: int = 0
+    silence_s: float = 0
 
 
 class Grants(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -300,6 +351,10 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     idle_stop_s: float = 300
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    pid: int | None = None
+    pid_file: str = ""
     skills: tuple[Skill, ...] = ()
     description: str = ""
     run_per_request: bool = False
@@ -309,6 +364,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop: Stop = Stop()
     health: Health = Health()
     limits: Limits = Limits()
+    alerts: Alerts = Alerts()
     grants: Grants = Grants()
     options: dict[str, Any] = {}
 
@@ -1215,6 +1271,10 @@ class SystemApi:
     async def reload(self) -> ReloadResult:
         """Read the definitions again."""
         return await self._call("system/reload", {}, ReloadResult)
+
+    async def doctor(self) -> DoctorReport:
+        """Look at everything that may go wrong and say what to do."""
+        return await self._call("system/doctor", {}, DoctorReport)
 
     async def shutdown(
         self,
