@@ -280,6 +280,45 @@ async def test_one_that_cleared_its_environment_is_known_by_its_session_or_paren
             assert await container.end(TIMEOUT_S)
 
 
+async def test_none_of_those_forked_while_it_is_ended_gets_away() -> None:
+    """Each child leaves the session with no environment, so its parent is all that it is known by."""
+    token = f"1000.{uuid.uuid4().int}"
+    with ExitStack() as stack:
+        box = open_box("process group", stack)
+        container = box.create()
+        child = box.start(
+            container,
+            "import os, sys, time\n"
+            "for i in range(400):\n"
+            "    if os.fork() == 0:\n"
+            "        os.setsid(); os.execve('/bin/sleep', ['sleep', sys.argv[1]], {})\n"
+            "    if i == 5: print('on', flush=True)\n"
+            "    time.sleep(0.003)\n",
+            token,
+        )
+        stack.callback(end_all_with, token)
+        assert child.line() == ["on"]
+        with trio.fail_after(TIMEOUT_S):
+            assert await container.end(TIMEOUT_S)
+        assert running_with(token) == []
+
+
+def running_with(argument: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and argument.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue  # gone
+    return found
+
+
+def end_all_with(argument: str) -> None:
+    for pid in running_with(argument):
+        os.kill(pid, signal.SIGKILL)
+
+
 # ---- joining ----------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import signal
@@ -80,8 +81,12 @@ class GroupContainer(Container):
             # for. An epoll that asks for that alone is itself readable when it happens.
             with select.epoll(1) as changes:
                 changes.register(events, select.EPOLLPRI)
+                # The kernel tells of changes to one file no oftener than every 10 ms, so at first we look ourselves.
+                pause = 0.0005
                 while b"populated 1" in os.pread(events, 4096, 0):
-                    await trio.lowlevel.wait_readable(changes.fileno())
+                    with trio.move_on_after(pause if pause < 0.02 else math.inf):
+                        await trio.lowlevel.wait_readable(changes.fileno())
+                    pause *= 2
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return  # removed under us: nobody was in it
