@@ -124,7 +124,7 @@ def _check(sock: socket.socket, what: str) -> None:
     if sock.family == socket.AF_UNIX:
         address = sock.getsockname()
         # An abstract name has no owner and no mode: every user of the machine could take it.
-        if not address or isinstance(address, bytes) or not os.path.isabs(address):
+        if not os.path.isabs(address):
             raise ListenError(f"{what} is bound to no file: ListenStream= must be an absolute path")
 
 
