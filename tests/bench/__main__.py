@@ -23,9 +23,10 @@ from tests.bench.deltas import Deltas
 from tests.bench.journal import JournalAppends
 from tests.bench.measure import Outcome, Row, Run, measure
 from tests.bench.ping import UnixPing, WebSocketPing
+from tests.bench.sampling import Sampling
 from tests.bench.start import Idle, Start
 
-ROWS: tuple[Row, ...] = (UnixPing(), WebSocketPing(), Deltas(), JournalAppends(), Start(), Idle())
+ROWS: tuple[Row, ...] = (UnixPing(), WebSocketPing(), Deltas(), JournalAppends(), Start(), Idle(), Sampling())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,23 @@
+"""What an agent's processes use at one moment."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Sample(msgspec.Struct, frozen=True, gc=False):
+    """The whole tree of one agent. A struct, not an attrs class: one is made for each agent each second.
+
+    ``at``: seconds since boot (``CLOCK_BOOTTIME``). ``cpu_percent``: of one core, since the sample before.
+    ``rss_bytes`` counts a page that processes share once for each. ``read_bytes`` and ``write_bytes`` went
+    from and to storage since the agent was first sampled; they never fall, also when processes end.
+    """
+
+    at: float
+    cpu_percent: float
+    rss_bytes: int
+    fds: int
+    threads: int
+    processes: int
+    read_bytes: int
+    write_bytes: int

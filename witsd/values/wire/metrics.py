@@ -1,0 +1,93 @@
+"""``agents/metrics``, ``agents/record`` and the data of ``agent.alert``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import attrs
+from msgspec import Meta
+
+from witsd.values.wire.common import UNSET, Timestamp, UnsetType
+
+AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
+
+
+@attrs.frozen(kw_only=True)
+class AgentsMetricsParams:
+    """``window_s``: how far back; samples are kept for half a day, ever more coarsely."""
+
+    name: str
+    window_s: Annotated[float, Meta(gt=0, le=43_200)] = 120
+
+
+@attrs.frozen(kw_only=True)
+class AgentsRecordParams:
+    """A request that happened outside a run and has just ended."""
+
+    name: str
+    duration_ms: Annotated[float, Meta(ge=0, le=31_536_000_000)]
+    error: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class VitalsSample:
+    """What an agent's whole process tree used.
+
+    ``cpu_percent`` is of one core; ``rss_bytes`` counts shared pages once a process; ``read_bytes`` and
+    ``write_bytes`` are totals from and to storage since its processes were started.
+    """
+
+    time: Timestamp
+    cpu_percent: float
+    rss_bytes: int
+    fds: int
+    threads: int
+    processes: int
+    read_bytes: int
+    write_bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class RequestStats:
+    """Requests over the last ``window_s`` seconds (five minutes at most). ``p95_ms`` is within 9 %."""
+
+    count: int
+    errors: int
+    error_rate: float
+    mean_ms: float
+    p95_ms: float
+    window_s: float
+
+
+@attrs.frozen(kw_only=True)
+class RaisedAlert:
+    """An alert that is up; ``value`` is the figure it was raised with."""
+
+    alert: AlertName
+    threshold: float
+    value: float
+    since: Timestamp
+
+
+@attrs.frozen(kw_only=True)
+class AgentsMetricsResult:
+    """``current``, ``average`` and ``peak`` are absent where the window has no sample; totals have no average or peak
+    and are the latest in all three."""
+
+    samples: tuple[VitalsSample, ...]
+    requests: RequestStats
+    alerts: tuple[RaisedAlert, ...]
+    current: VitalsSample | UnsetType = UNSET
+    average: VitalsSample | UnsetType = UNSET
+    peak: VitalsSample | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class AgentAlertData:
+    """``agent.alert``. A cleared one has no ``value`` where there is nothing to read any more."""
+
+    name: str
+    alert: AlertName
+    state: Literal["raised", "cleared"]
+    threshold: float
+    value: float | UnsetType = UNSET
