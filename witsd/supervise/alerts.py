@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import attrs
 
 from witsd.supervise.sample import Sample
-from witsd.values.alerts import Alerts
+from witsd.values.spec import Alerts
 from witsd.values.wire.metrics import AlertName
 
 NAMES: tuple[AlertName, ...] = get_args(AlertName)
@@ -75,10 +75,10 @@ def step(state: State, readings: Readings, thresholds: Alerts, now: float) -> tu
     after: dict[AlertName, Standing] = {}
     transitions = []
     for name in NAMES:
-        threshold: float | None = getattr(thresholds, name)
+        threshold: float = getattr(thresholds, name)  # 0 is none
         value: float | None = getattr(readings, name)
         before = state.get(name)
-        if threshold is None or value is None:
+        if not threshold or value is None:
             if before is not None and before.raised_at is not None:
                 transitions.append(Transition(alert=name, state="cleared", threshold=before.threshold, value=value))
             continue
@@ -106,19 +106,18 @@ def _speaks_for_change(name: AlertName, up: bool, value: float, threshold: float
 
 @attrs.frozen(kw_only=True)
 class Ceilings:
-    """Limits that the kernel does not enforce for this agent; None where it does or there is none."""
+    """Limits of the whole tree that the kernel does not enforce for this agent; 0 where it does or there is none."""
 
-    memory_bytes: int | None = None
-    cpu_percent: float | None = None
-    tasks: int | None = None
-    open_files: int | None = None
+    memory_bytes: int = 0
+    cpu_percent: float = 0
+    tasks: int = 0
 
 
 @attrs.frozen(kw_only=True)
 class Breach:
     """A limit, what it is, and the figure that passed it."""
 
-    limit: Literal["memory_bytes", "cpu_percent", "tasks", "open_files"]
+    limit: Literal["memory_bytes", "cpu_percent", "tasks"]
     value: float
     figure: float
 
@@ -132,11 +131,9 @@ def breaches(sample: Sample, limits: Ceilings) -> tuple[Breach, ...]:
 
 
 def _breaches(sample: Sample, limits: Ceilings) -> Iterator[Breach]:
-    if limits.memory_bytes is not None and sample.rss_bytes > limits.memory_bytes:
+    if 0 < limits.memory_bytes < sample.rss_bytes:
         yield Breach(limit="memory_bytes", value=limits.memory_bytes, figure=sample.rss_bytes)
-    if limits.cpu_percent is not None and sample.cpu_percent > limits.cpu_percent:
+    if 0 < limits.cpu_percent < sample.cpu_percent:
         yield Breach(limit="cpu_percent", value=limits.cpu_percent, figure=sample.cpu_percent)
-    if limits.tasks is not None and sample.threads > limits.tasks:
+    if 0 < limits.tasks < sample.threads:
         yield Breach(limit="tasks", value=limits.tasks, figure=sample.threads)
-    if limits.open_files is not None and sample.fds > limits.open_files:
-        yield Breach(limit="open_files", value=limits.open_files, figure=sample.fds)
