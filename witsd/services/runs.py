@@ -29,6 +29,7 @@ from witsd.values.actor import Actor
 from witsd.values.clock import Clock
 from witsd.values.errors import (
     AgentFailed,
+    InternalError,
     InvalidParams,
     InvalidState,
     NotFound,
@@ -180,12 +181,29 @@ class Runs:
     async def _execute(self, run: LiveRun, turn: trio.Event | None) -> None:
         try:
             await execute(self.book, self.supervisor, run, turn)
+        except Exception:  # the boundary: what goes wrong with one run stays with it
+            log.exception("run.bug run=%s agent=%s", run.run_id, run.agent)
+            await self._give_up(run)
         finally:
             run.handed.set()
             self._running[run.agent] -= 1
             if run.session_id is not None:
                 self._busy.discard(run.session_id)
             self._pump(run.agent)
+
+    async def _give_up(self, run: LiveRun) -> None:
+        """End a run that a bug of ours, or the disk, has stopped."""
+        run.error = wire.ErrorInfo(
+            code=InternalError.code,
+            message="an internal error; the daemon's log has it",
+            data={"name": InternalError.name, "retryable": False, "run_id": run.run_id},
+        )
+        try:
+            await self.book.end(run, "failed")
+        except Exception:  # and where its end cannot be written either, the next daemon ends it
+            log.exception("run.bug run=%s agent=%s", run.run_id, run.agent)
+            self.book.live.pop(run.run_id, None)
+            run.done.set()
 
     def stop(self, run: LiveRun, status: wire.RunStatus, reason: str) -> None:
         """Make a run end as ``status``; it is over once ``done`` is set."""
@@ -204,9 +222,9 @@ class Runs:
 
     def forget_session(self, session_id: str) -> None:
         """What agents still hold of this conversation is no longer true."""
-        self.book.held_by.pop(SessionId(session_id), None)
         closed = SessionClosedNotification(session_id=session_id)
         for unit in self.supervisor.units.values():
+            unit.holds.discard(SessionId(session_id))
             if unit.link is not None:
                 unit.link.notify("notifications/session_closed", closed)
 
@@ -345,5 +363,7 @@ async def open_runs(journal: Journal, supervisor: Supervisor, clock: Clock, ids:
     deltas = Deltas(journal)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deltas.run)
-        yield Runs(RunBook(journal, clock, ids, deltas), supervisor, nursery)
+        runs = Runs(RunBook(journal, clock, ids, deltas), supervisor, nursery)
+        supervisor.on_defined = runs._pump
+        yield runs
         nursery.cancel_scope.cancel()

@@ -15,8 +15,8 @@ _TAKEN_OVER = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE",
 
 
 def working_folder(spec: AgentSpec) -> Path:
-    """Where the agent's process starts."""
-    return Path(spec.cwd).expanduser()
+    """Where the agent's process starts. ``~nobody`` stays as it is, and is then a folder that does not exist."""
+    return Path(os.path.expanduser(spec.cwd))
 
 
 def build(spec: AgentSpec, *, mark: str, socket: Path, run_dir: Path, daemon: Mapping[str, str]) -> dict[str, str]:

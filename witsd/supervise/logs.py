@@ -29,6 +29,8 @@ _encode = msgspec.json.Encoder().encode
 
 #: Names come from callers and become file names.
 NAME = re.compile(NAME_PATTERN)
+#: As ``rfc3339`` writes it.
+_STAMP = re.compile(rb"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}Z")
 #: A longer line is kept in pieces of this many bytes.
 MAX_LINE = 64 << 10
 _CHUNK = 64 << 10
@@ -141,7 +143,8 @@ class AgentLog:
         return found
 
     async def read_after(self, after_seq: int, limit: int) -> list[LogLine]:
-        return await trio.to_thread.run_sync(self.read, after_seq, limit)
+        async with self._lock:  # a rotation half-way through the files would hide one of them
+            return await trio.to_thread.run_sync(self.read, after_seq, limit)
 
     async def follow(self, after_seq: int | None) -> AsyncGenerator[list[LogLine], None]:
         """Pages of lines after ``after_seq`` (None: from now on), for ever."""
@@ -152,7 +155,7 @@ class AgentLog:
             if lines:
                 seq = lines[-1].seq
                 yield lines
-            elif self.last_seq <= seq or not lines:
+            else:
                 await written.wait()
 
 
@@ -166,15 +169,17 @@ def _tail(path: Path) -> bytes:
 
 def _seq(line: bytes) -> int:
     head = line.split(b" ", 1)[0]
-    return int(head) if head.isdigit() else 0
+    return int(head) if head.isdigit() and len(head) < 19 else 0
 
 
 def _parse(raw: bytes) -> LogLine:
     parts = raw.rstrip(b"\n").split(b" ", 3)
-    if len(parts) < 4 or not parts[0].isdigit():  # somebody edited the file
+    if len(parts) < 4 or not _seq(raw) or not _STAMP.fullmatch(parts[1]):  # somebody edited the file
         return LogLine(seq=0, time="", source="witsd", text=raw.decode(errors="replace").rstrip())
     seq, time, source, text = parts
-    return LogLine(seq=int(seq), time=time.decode(), source=source.decode(), text=text.decode(errors="replace"))
+    return LogLine(
+        seq=int(seq), time=time.decode(), source=source.decode(errors="replace"), text=text.decode(errors="replace")
+    )
 
 
 def _offset_after(file: object, seq: int) -> int:
@@ -234,6 +239,9 @@ class Logs:
 
 
 def _as_event(stream: str, line: LogLine) -> Event:
-    moment = int(datetime.fromisoformat(line.time).timestamp() * 1e6) if line.time else 0
+    try:
+        moment = int(datetime.fromisoformat(line.time).timestamp() * 1e6)
+    except ValueError:  # edited into a day that there is not
+        moment = 0
     data = _encode(LogLineData(source=line.source, text=line.text))
     return Event(stream, "log.line", data, moment, seq=line.seq)
