@@ -101,6 +101,8 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
+        if self.name.endswith("\n"):  # which `$` of a pattern lets pass
+            raise ValueError("`name` ends with a newline")
         if self.kind in ("native", "exec") and not self.command:
             raise ValueError(f"`command` is required for kind {self.kind!r}")
         if self.kind == "assistant" and self.command:
