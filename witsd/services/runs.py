@@ -94,10 +94,11 @@ class Runs:
 
             return once(tx, actor.label, "runs/start", params.idempotency_key, params, wire.RunStarted, make)
 
-        result, made = await self.book.journal.write(work)
-        if made and isinstance(run, LiveRun):
-            self.enqueue(run)
-        return result
+        def accepted(answer: tuple[wire.RunStarted, bool]) -> None:
+            if answer[1] and isinstance(run, LiveRun):
+                self.enqueue(run)
+
+        return (await self.book.journal.write(work, then=accepted))[0]
 
     def _check_accepts(self, agent: str) -> None:
         """Raise what a caller should hear now and not from a run that fails later."""
