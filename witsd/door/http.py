@@ -125,6 +125,11 @@ class PrefixStream(trio.abc.HalfCloseableStream):
         self._prefix = prefix
         self._inner = inner
 
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor; -1 where the stream below is no socket."""
+        return self._inner.socket.fileno() if isinstance(self._inner, trio.SocketStream) else -1
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if not self._prefix:
             return bytes(await self._inner.receive_some(max_bytes))
