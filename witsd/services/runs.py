@@ -321,15 +321,15 @@ class Runs:
             run.refold(events[run.run_id])
             await self.book.end(run, "interrupted", "the daemon ended while it ran")
 
-    async def close(self, grace_s: float) -> None:
-        """Take no more work, give what runs ``grace_s`` to finish, interrupt the rest. Queued runs stay queued."""
+    async def close(self, patience: trio.CancelScope) -> None:
+        """Take no more work, let what runs finish within ``patience``, interrupt the rest. Queued runs stay queued."""
         self._closing = True
         for run in self.book.live.values():
             if run.status == "queued" and run not in self._queues[run.agent]:
                 run.stop_as = "queued"  # waits for its agent: the next daemon takes it up again
                 run.scope.cancel()
         running = [run for run in self.book.live.values() if run.status != "queued"]
-        with trio.move_on_after(grace_s):
+        with patience:
             for run in running:
                 await run.done.wait()
             return
