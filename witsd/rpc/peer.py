@@ -227,11 +227,11 @@ class Peer:
         self._requests.end()  # no answer can come any more
         while self._in_flight or self._callbacks:
             if self._messages.hung_up():
-                return
+                break
             with trio.move_on_after(_HANG_UP_POLL_S):
                 await self._idle.wait()
-        if not self._messages.hung_up():
-            await self._outbox.wait_empty()
+        # Also where no more can be read: why is still to be told. One who has gone ends the sending.
+        await self._outbox.wait_empty()
 
     # ---- what comes in ----------------------------------------------------------------------------------
 

@@ -353,7 +353,7 @@ def cursor_number(cursor: str | None) -> int | None:
     """A list's cursor as the number it is; raises ``InvalidParams`` for one that was made up."""
     if cursor is None:
         return None
-    if not cursor.isdigit():
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
         raise InvalidParams("not a cursor: give back next_cursor as it came", path="params.cursor")
     return int(cursor)
 
