@@ -147,3 +147,10 @@ def test_a_new_agent_of_an_old_name_is_told_of_the_conversation(daemon: Daemon) 
         define(c, "a")
         c.call("agents/start", name="a")
         assert say("three") == ["one", "two"]
+
+
+def test_a_death_by_a_signal_without_a_name(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        define(c, "odd", command=[sys.executable, "-c", "import os; os.kill(os.getpid(), 40)"])
+        with pytest.raises(RpcError, match="was killed by signal 40"):
+            c.call("agents/start", name="odd")

@@ -52,8 +52,15 @@ class Exit:
 
     def __str__(self) -> str:
         if self.signal is not None:
-            return f"was killed by {signal.Signals(self.signal).name}"
+            return f"was killed by {_signal_name(self.signal)}"
         return f"exited with code {self.code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 class Spawner:
