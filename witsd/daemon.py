@@ -172,7 +172,11 @@ class Daemon:
         with trio.open_signal_receiver(signal.SIGHUP) as signals:
             task_status.started()
             async for _ in signals:
-                changed, errors = await self.supervisor.reload()
+                try:
+                    changed, errors = await self.supervisor.reload()
+                except OSError as failed:  # a folder that cannot be read, no descriptor left: all stays as it is
+                    log.error("daemon.reload_failed error=%s", failed)
+                    continue
                 log.info("daemon.reloaded changed=%s", ",".join(changed) or "-")
                 for error in errors:
                     log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
@@ -438,7 +442,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     settings = loaded.settings
     if settings.listen.unix:
-        paths = dataclasses.replace(paths, socket=Path(settings.listen.unix).expanduser().absolute())
+        try:
+            paths = dataclasses.replace(paths, socket=Path(settings.listen.unix).expanduser().absolute())
+        except RuntimeError:  # ~somebody who is not there
+            print(f"witsd: listen.unix = {settings.listen.unix!r}: there is no such home folder", file=sys.stderr)
+            return 2
     if options.show_config:
         _show_config(loaded, paths, options.json)
         return 0

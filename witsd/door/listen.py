@@ -62,6 +62,8 @@ def claim_unix(path: Path, *, inherited: socket.socket | None = None) -> Iterato
     """
     path = path.absolute()
     length = len(os.fsencode(path))
+    if "\0" in str(path):
+        raise ListenError(f"the socket path {str(path)!r} holds a NUL character")
     if length > MAX_SOCKET_PATH:
         raise ListenError(
             f"the socket path {path} is {length} bytes long and may have {MAX_SOCKET_PATH}: set "
