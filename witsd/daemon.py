@@ -254,7 +254,7 @@ async def _wired(
                 ids,
                 logs,
                 lambda db, patterns, actor: visibility.snapshot(runs, supervisor, db, patterns, actor),
-                lambda actor, stream: visibility.may_read(runs, actor, stream),
+                lambda actor, stream, db: visibility.may_read(runs, actor, stream, db),
             )
         )
         door: Door | None = None

@@ -65,7 +65,8 @@ class LogSource(Protocol):
 
 
 TakeSnapshot = Callable[[apsw.Connection, Sequence[str], Actor], wire.Snapshot]
-MayRead = Callable[[Actor, str], bool]
+#: The last one is a database to look into where that may be waited for.
+MayRead = Callable[[Actor, str, apsw.Connection | None], bool]
 
 
 @attrs.define(eq=False)
@@ -74,6 +75,8 @@ class _Subscription:
     patterns: tuple[str, ...]
     types: frozenset[str] | None
     visible: Callable[[str], bool]
+    #: The patterns that name one stream, which was found to be readable.
+    named: frozenset[str]
     prefix: bytes
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     #: The last event looked at, for ``lagged``, and the position to come back with. While several streams are
@@ -86,7 +89,9 @@ class _Subscription:
         if wanted is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            wanted = matches_any(event.stream, self.patterns) and self.visible(event.stream)
+            wanted = event.stream in self.named or (
+                matches_any(event.stream, self.patterns) and self.visible(event.stream)
+            )
             self._known[event.stream] = wanted
         return wanted and (self.types is None or event.type in self.types)
 
@@ -122,9 +127,6 @@ class Events:
                 limit="subscriptions",
                 value=MAX_SUBSCRIPTIONS,
             )
-        for pattern in params.streams:
-            if is_exact(pattern) and not self._may_read(actor, pattern):
-                raise PermissionDenied(f"{actor.label} may not read {pattern}", needs=f"stream:{pattern}")
         logs = tuple(p for p in params.streams if p.startswith("log:"))
         if any(not is_exact(p) for p in logs):
             raise InvalidParams("name the log to follow, as in log:NAME", path="params.streams")
@@ -133,6 +135,8 @@ class Events:
         log_since = {p: since[p] for p in logs if since and p in since}
 
         def look(db: apsw.Connection) -> tuple[Backlog, bool, int, dict[str, int], wire.Snapshot | None]:
+            for pattern in filter(is_exact, params.streams):
+                self._check(actor, pattern, db)
             backlog, resync = plan(db, patterns, since, since_pos)
             snapshot = self._snapshot(db, patterns, actor) if params.snapshot or resync else None
             named = {*filter(is_exact, patterns), *backlog.cursors}
@@ -146,7 +150,8 @@ class Events:
             id=subscription_id,
             patterns=patterns,
             types=None if params.types is None else frozenset(params.types),
-            visible=lambda stream: self._may_read(actor, stream),
+            visible=lambda stream: self._may_read(actor, stream, None),
+            named=frozenset(filter(is_exact, patterns)),
             prefix=(
                 b'{"jsonrpc":"2.0","method":"notifications/event","params":{"subscription_id":%b,'
                 % _encode(subscription_id)
@@ -185,10 +190,9 @@ class Events:
 
     async def read(self, actor: Actor, params: wire.EventsReadParams) -> wire.EventsReadResult:
         """A page of one stream. Raises ``ResyncRequired`` when it would begin before what is kept."""
-        if not self._may_read(actor, params.stream):
-            raise PermissionDenied(f"{actor.label} may not read {params.stream}", needs=f"stream:{params.stream}")
 
         def look(db: apsw.Connection) -> list[Event]:
+            self._check(actor, params.stream, db)
             kept = bounds(db, params.stream)
             if params.after_seq + 1 < kept.first_seq or params.after_seq > kept.last_seq:
                 raise ResyncRequired(
@@ -204,6 +208,10 @@ class Events:
             events=tuple(_as_wire(event) for event in events),
             next_seq=events[-1].seq if events else params.after_seq,
         )
+
+    def _check(self, actor: Actor, stream: str, db: apsw.Connection) -> None:
+        if not self._may_read(actor, stream, db):
+            raise PermissionDenied(f"{actor.label} may not read {stream}", needs=f"stream:{stream}")
 
     def _drop(self, connection: Subscriber) -> None:
         for subscription in self._held.pop(connection, {}).values():

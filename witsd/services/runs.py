@@ -238,7 +238,7 @@ class Runs:
 
     async def respond(self, actor: Actor, params: wire.RunsRespondParams) -> Empty:
         """Answer an input request; raises ``NotFound`` when it is not open (any more)."""
-        run = await self._require(params.run_id)
+        run = await self._require(actor, params.run_id)
         if not isinstance(run, LiveRun) or not questions.answer(run, params):
             raise NotFound(f"the run has no open question {params.request_id!r}", kind="input", id=params.request_id)
         return Empty()
@@ -246,8 +246,7 @@ class Runs:
     # ---- looking at runs ------------------------------------------------------------------------------
 
     async def get(self, actor: Actor, params: wire.RunIdParams) -> wire.Run:
-        run = await self._require(params.run_id)
-        _check_visible(actor, run)
+        run = await self._require(actor, params.run_id)
         return run.view() if isinstance(run, LiveRun) else run
 
     async def list(self, actor: Actor, params: wire.RunsListParams) -> wire.RunPage:
@@ -268,8 +267,7 @@ class Runs:
 
     async def wait(self, actor: Actor, params: wire.RunsWaitParams) -> wire.Run:
         """The run once it is over. Raises ``Timeout`` when it is not over in time; it goes on then."""
-        run = await self._require(params.run_id)
-        _check_visible(actor, run)
+        run = await self._require(actor, params.run_id)
         if isinstance(run, wire.Run):
             return run
         with trio.move_on_after(params.timeout_s or float("inf")):
@@ -279,21 +277,27 @@ class Runs:
 
     async def cancel(self, actor: Actor, params: wire.RunsCancelParams) -> wire.Run:
         """End a run; returns it as it ended. No error for one that is over."""
-        run = await self._require(params.run_id)
-        _check_visible(actor, run)
+        run = await self._require(actor, params.run_id)
         if isinstance(run, wire.Run):
             return run
         self.stop(run, "cancelled", params.reason or f"cancelled by {actor.label}")
         await run.done.wait()
         return run.view()
 
-    async def _require(self, run_id: str) -> LiveRun | wire.Run:
+    async def _require(self, actor: Actor, run_id: str) -> LiveRun | wire.Run:
+        """An agent sees its own runs and those it started; everybody else is bound by scopes."""
         live = self.book.live.get(RunId(run_id))
         if live is not None:
+            _check_visible(actor, live.agent, live.actor)
             return live
-        found = await self.book.journal.store.read(lambda db: run_rows.load(db, run_id))
-        if found is None:
+
+        def look(db: apsw.Connection) -> tuple[wire.Run | None, tuple[str, str] | None]:
+            return run_rows.load(db, run_id), run_rows.asked_by(db, run_id)
+
+        found, asked = await self.book.journal.store.read(look)
+        if found is None or asked is None:
             raise NotFound(f"there is no run {run_id!r}", kind="run", id=run_id)
+        _check_visible(actor, *asked)
         return found
 
     # ---- start and end of the daemon ------------------------------------------------------------------
@@ -340,11 +344,8 @@ class Runs:
             await run.done.wait()
 
 
-def _check_visible(actor: Actor, run: LiveRun | wire.Run) -> None:
-    """An agent sees its own runs and those it started; everybody else is bound by scopes."""
-    if actor.agent is None or run.agent == actor.agent:
-        return
-    if isinstance(run, LiveRun) and run.actor == actor.label:
+def _check_visible(actor: Actor, agent: str, asked_by: str) -> None:
+    if actor.agent is None or agent == actor.agent or asked_by == actor.label:
         return
     raise PermissionDenied(f"{actor.label} may not see this run", needs="grants.agents")
 
