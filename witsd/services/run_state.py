@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 import attrs
@@ -20,6 +21,7 @@ from witsd.values.wire.runs import ErrorInfo, Run, RunInput, RunStatus, Usage
 #: All text of one run together, in characters.
 MAX_TEXT = 32 << 20
 MAX_ITEMS = 100_000
+_MOST_COST = sys.float_info.max
 
 
 @attrs.define(eq=False)
@@ -101,7 +103,8 @@ class LiveRun:
                 input_tokens=self.usage.input_tokens + item.input_tokens,
                 output_tokens=self.usage.output_tokens + item.output_tokens,
                 calls=self.usage.calls + item.calls,
-                cost_usd=self.usage.cost_usd + item.cost_usd,
+                # Beyond all numbers there is only infinity, which JSON cannot say.
+                cost_usd=max(-_MOST_COST, min(self.usage.cost_usd + item.cost_usd, _MOST_COST)),
             )
             self.model = item.model or self.model
         return event, item, slot.n
