@@ -154,3 +154,53 @@ def test_a_death_by_a_signal_without_a_name(daemon: Daemon) -> None:
         define(c, "odd", command=[sys.executable, "-c", "import os; os.kill(os.getpid(), 40)"])
         with pytest.raises(RpcError, match="was killed by signal 40"):
             c.call("agents/start", name="odd")
+
+
+#: Leaves a process behind that is in nobody's session, and says its pid.
+DETACHES = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        os.close(1)
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_what_detached_itself_does_not_outlive_the_daemon(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        spec = {"name": "leaves", "kind": "exec", "run_per_request": True, "command": [sys.executable, "-c", DETACHES]}
+        c.call("agents/define", spec=spec)
+        pid = int(ask(c, "leaves")["output"])
+        assert pid in of_daemon(daemon.home)
+    assert daemon.stop() == 0
+    assert not of_daemon(daemon.home)
+
+
+#: Says that it has used more than there are numbers for.
+SPENDS = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked.get("method") == "runs/execute":
+        for n in "ab":
+            item = {"item_id": n, "type": "usage", "status": "completed", "cost_usd": 1.7e308, "input_tokens": 2**70}
+            params = {"run_id": asked["params"]["run_id"], "item": item}
+            print(json.dumps({"jsonrpc": "2.0", "method": "notifications/item", "params": params}))
+    if "id" in asked:
+        result = {"protocol_version": "1", "output": "done"}
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
+
+
+def test_a_run_that_cost_more_than_a_number_can_be_read(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        define(c, "spends", command=[sys.executable, "-c", SPENDS])
+        c.call("agents/start", name="spends")
+        run = ask(c, "spends")
+        assert run["usage"]["cost_usd"] == sys.float_info.max
+        assert c.call("runs/get", run_id=run["run_id"])["usage"] == run["usage"]
+        assert c.call("runs/list")["items"][0]["usage"] == run["usage"]

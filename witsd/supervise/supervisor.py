@@ -270,10 +270,16 @@ class Supervisor:
         return await spawn(shared.spawner, unit.spec.command, cwd=working_folder(unit.spec), env=env)
 
     async def stop_all(self) -> None:
-        """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``."""
+        """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``.
+
+        Then what left its agent's group, and so outlived it, goes as it would at the next start.
+        """
         async with trio.open_nursery() as nursery:
             for unit in list(self.units.values()):
                 nursery.start_soon(self._stop_for_shutdown, unit)
+        swept = await trio.to_thread.run_sync(kill_marked, self.shared.mark)
+        if swept:
+            log.warning("supervise.swept processes=%d", swept)
 
     async def _stop_for_shutdown(self, unit: Unit) -> None:
         if unit.life.state == "failed":
