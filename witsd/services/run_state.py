@@ -82,6 +82,7 @@ class LiveRun:
         An item that was completed stays so: what comes later for it is ignored (event type empty).
         """
         slot = self._slots.get(item.item_id)
+        sent = len(item.text) if isinstance(item, TEXT_ITEMS) else 0
         if slot is None:
             if len(self._slots) >= MAX_ITEMS:
                 raise LimitExceeded("the run has too many items", limit="items", value=MAX_ITEMS)
@@ -95,8 +96,7 @@ class LiveRun:
                 item = msgspec.structs.replace(item, text=before.text)
             slot.item = item
             event = "item.updated" if item.status == "in_progress" else "item.completed"
-        if isinstance(item, TEXT_ITEMS):
-            self._count(len(item.text))
+        self._count(sent)  # what deltas have brought already does not count twice
         if isinstance(item, UsageItem) and event == "item.completed":
             self.usage = attrs.evolve(
                 self.usage,
