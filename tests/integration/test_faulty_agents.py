@@ -131,6 +131,16 @@ def test_a_log_that_somebody_edited_is_still_followed(daemon: Daemon) -> None:
         assert c.call("agents/logs", name="odd", after_seq=0)["lines"][-1]["text"] == "no such day"
 
 
+def test_a_log_that_cannot_be_read_ends_its_followers_and_nothing_else(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        c.call("agents/define", spec={"name": "odd", "kind": "exec", "command": ["true"], "start": "manual"})
+        (daemon.home / "logs" / "odd.log").mkdir()
+        followed = c.subscribe("log:odd", since={"log:odd": 0})["subscription_id"]
+        told = c.receive()
+        assert (told["method"], told["params"]["subscription_id"]) == ("notifications/lagged", followed)
+        assert c.call("ping") == {}
+
+
 def test_a_new_agent_of_an_old_name_is_told_of_the_conversation(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         define(c, "a")

@@ -7,8 +7,9 @@ hub's ring. It waits for its own connection only: when the ring overtakes it, th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Protocol
 
 import apsw
@@ -35,6 +36,8 @@ from witsd.values.errors import InvalidParams, LimitExceeded, NotFound, Permissi
 from witsd.values.ids import Ids, SubscriptionId
 from witsd.values.wire import events as wire
 from witsd.values.wire.common import UNSET, Empty
+
+log = logging.getLogger("witsd.events")
 
 #: Events read from the database, or sent in one go.
 PAGE = 500
@@ -241,6 +244,10 @@ class Events:
                         nursery.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the connection is gone, and with it whoever would want to know
+        except* Exception:  # the boundary: a disk that cannot be read ends this subscription and no other
+            log.exception("events.subscription_failed subscription=%s", subscription.id)
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._say_lagged(connection, subscription)
         finally:
             held = self._held.get(connection)
             if held is not None:
