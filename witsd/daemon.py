@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import random  # noqa: TID251 - this is where randomness becomes a parameter
+import shlex
 import signal
 import socket
 import sys
@@ -375,10 +376,11 @@ class Announce:
         self._notify("STOPPING=1")
 
     def _welcome(self, listening: Listening) -> str:
-        command = str(Path(sys.executable).parent / "witsd")
+        command = shlex.quote(str(Path(sys.executable).parent / "witsd"))
         for name in ("WITSD_HOME", "WITSD_LISTEN_UNIX"):
-            if name in self.env:
-                command = f"{name}={self.env[name]} {command}"
+            if name in self.env:  # to be typed in any folder
+                where = Path(self.env[name]).expanduser().absolute()
+                command = f"{name}={shlex.quote(str(where))} {command}"
         http = f" and http://{listening.http}" if isinstance(listening.http, str) else ""
         return (
             f"\nwitsd {__version__} is up. It listens on {listening.unix}{http}\n\n"
