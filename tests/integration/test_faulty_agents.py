@@ -121,6 +121,33 @@ def test_no_folder_for_a_run(daemon: Daemon) -> None:
         assert of_daemon(daemon.home) == []
 
 
+ASKER = """
+import json, sys
+for line in sys.stdin:
+    told = json.loads(line)
+    if "method" not in told:
+        print("answered", told["error"]["code"], file=sys.stderr, flush=True)
+    elif told["method"] == "runs/execute":
+        question = {"run_id": told["params"]["run_id"], "message": "really?"}
+        asked = {"jsonrpc": "2.0", "id": 1, "method": "inputs/request", "params": question}
+        print(json.dumps(asked), flush=True)
+    elif "id" in told:
+        result = {"protocol_version": "1"} if told["method"] == "initialize" else told["params"]
+        print(json.dumps({"jsonrpc": "2.0", "id": told["id"], "result": result}), flush=True)
+"""
+
+
+def test_a_question_is_answered_at_the_latest_when_its_run_is_over(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        define(c, "asker", command=[sys.executable, "-c", ASKER])
+        c.call("agents/start", name="asker")
+        c.subscribe("run:*", "log:asker")
+        run_id = c.call("runs/start", agent="asker", input="x")["run_id"]
+        c.until("input.requested")
+        assert c.call("runs/cancel", run_id=run_id)["status"] == "cancelled"
+        assert c.until("log.line")["data"]["text"] == "answered -32005"
+
+
 def test_a_log_that_somebody_edited_is_still_followed(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         c.call("agents/define", spec={"name": "odd", "kind": "exec", "command": ["true"], "start": "manual"})
