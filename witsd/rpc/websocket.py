@@ -49,7 +49,7 @@ class Wire(trio.abc.HalfCloseableStream):
     def unsent(self) -> bool:
         return bool(self._tail)
 
-    async def send_all(self, data: bytes | memoryview) -> None:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         async with self._lock:
             tail, self._tail = self._tail, b""
             if tail:
