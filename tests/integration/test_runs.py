@@ -489,21 +489,13 @@ def test_a_run_that_waited_for_its_agent_is_executed_after_the_next_start(daemon
 # ---- callers that go away -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["cancels", "hangs up"])
-def test_a_run_that_was_accepted_is_executed_although_its_caller_has_gone(daemon: Daemon, how: str) -> None:
-    with wire(daemon.socket) as c:
+def test_a_run_that_was_accepted_is_executed_although_its_caller_has_gone(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c, wire(daemon.socket) as hasty:
         define(c, "script", "script")
-        session_id = c.call("sessions/create", agent="script")["session_id"]
-        calls = (
-            ("runs/start", {"agent": "script", "input": "x"}),
-            ("sessions/prompt", {"session_id": session_id, "text": "x"}),
-        )
-        for method, params in calls * 20:
-            with wire(daemon.socket) as hasty:
-                hasty.send({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-                if how == "cancels":
-                    hasty.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"request_id": 1}})
-                    hasty.receive()
+        for _ in range(20):
+            hasty.send({"jsonrpc": "2.0", "id": 1, "method": "runs/start", "params": {"agent": "script", "input": "x"}})
+            hasty.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"request_id": 1}})
+            hasty.receive()
         runs = c.call("runs/list", limit=100)["items"]
-        assert runs, "some were quick enough"
+        assert len(runs) == 20, "a cancellation comes too late for what is being committed"
         assert {wait(c, run["run_id"])["status"] for run in runs} == {"completed"}
