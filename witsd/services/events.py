@@ -41,6 +41,8 @@ log = logging.getLogger("witsd.events")
 
 #: Events read from the database, or sent in one go.
 PAGE = 500
+#: The same in bytes of event data, counted until it is reached: a single event may have megabytes.
+PAGE_BYTES = 1 << 20
 #: Subscriptions one connection may hold.
 MAX_SUBSCRIPTIONS = 64
 #: Stream names a subscription remembers as matching or not.
@@ -204,7 +206,7 @@ class Events:
                     stream=params.stream,
                     first_seq=kept.first_seq,
                 )
-            return read_stream(db, params.stream, params.after_seq, position(db)[0], params.limit)
+            return read_stream(db, params.stream, params.after_seq, position(db)[0], params.limit, PAGE_BYTES)
 
         events = await self._journal.store.read(look)
         return wire.EventsReadResult(
@@ -284,15 +286,19 @@ class Events:
                 return False
             end = min(hub.end, index + PAGE)
             out = []
+            size = 0
             wants, message = subscription.wants, subscription.message
             for event in hub.slice(index, end):
+                index += 1
                 if event.pos and event.pos <= pos:
                     continue  # read from the database before it was published
                 if wants(event):
                     out.append(message(event))
                     if event.pos:  # what is only of the moment leads nowhere
                         subscription.last = (event.stream, event.seq, event.pos)
-            index = end
+                    size += len(event.data)
+                    if size >= PAGE_BYTES:
+                        break
             if out:
                 await connection.send_many(out)
 
@@ -309,7 +315,7 @@ class Events:
         """Send what of one stream lies after ``seq`` and not beyond ``pos``, where its last seq was ``end``."""
         while True:
             page = await self._journal.store.read(
-                lambda db, after=seq: read_stream(db, stream, after, pos, PAGE)  # type: ignore[misc]
+                lambda db, after=seq: read_stream(db, stream, after, pos, PAGE, PAGE_BYTES)  # type: ignore[misc]
             )
             if not page:
                 # Short of the end: the rest has been folded into an event beyond `pos`.
@@ -332,7 +338,7 @@ class Events:
         """
 
         def look(db: apsw.Connection) -> tuple[list[Event], int, int]:
-            return read_all(db, after_pos, PAGE), *position(db)
+            return read_all(db, after_pos, PAGE, PAGE_BYTES), *position(db)
 
         at_end = True
         while True:
@@ -344,7 +350,7 @@ class Events:
             page, last_pos, trimmed_pos = await self._journal.store.read(look)
             if after_pos < trimmed_pos:
                 return None
-            at_end = len(page) < PAGE
+            at_end = not page or page[-1].pos >= last_pos
             after_pos = last_pos if at_end else page[-1].pos
             out = [subscription.message(event) for event in page if subscription.wants(event)]
             if out:
