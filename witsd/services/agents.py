@@ -75,7 +75,6 @@ class Agents:
         if params.name not in self._supervisor.units and not logs.exists(params.name):
             raise NotFound(f"there is no agent {params.name!r}", kind="agent", id=params.name)
         log = logs.of(params.name)
-        after, limit = params.after_seq, 1000
-        if after is None:
-            after, limit = max(0, log.last_seq - params.tail), params.tail
-        return wire.AgentsLogsResult(lines=tuple(await log.read_after(after, limit)))
+        if params.after_seq is not None:
+            return wire.AgentsLogsResult(lines=tuple(await log.read_after(params.after_seq, 1000)))
+        return wire.AgentsLogsResult(lines=tuple(await log.tail(params.tail)))
