@@ -5,6 +5,12 @@
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Until it is heard in its own way, Ctrl-C ends the start plainly and without a traceback of imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import dataclasses
 import gc

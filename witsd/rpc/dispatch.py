@@ -374,7 +374,7 @@ async def answer_message(
             answer = await dispatcher.handle(envelope, actor, connection, answered)
         finally:
             answered.set()
-        return answer if envelope.id else None
+        return bounded(answer, envelope.id, limits) if envelope.id else None
 
     async def element(found: BatchAnswer, index: int) -> None:
         try:
@@ -399,6 +399,19 @@ async def answer_message(
         for index in range(len(elements)):
             nursery.start_soon(element, answers, index)
     return answers.array()
+
+
+def bounded(answer: bytes, request_id: Raw, limits: LimitsInfo) -> bytes:
+    """``answer``, or where it is longer than a message may be, the error that says so."""
+    if len(answer) <= limits.message_bytes:
+        return answer
+    why = LimitExceeded(
+        f"the answer has {len(answer)} bytes and may have {limits.message_bytes}: ask for a smaller page, "
+        "or read it piece by piece with events/read",
+        limit="message_bytes",
+        value=limits.message_bytes,
+    )
+    return error(request_id, why)
 
 
 def too_big(limits: LimitsInfo) -> LimitExceeded:

@@ -21,7 +21,7 @@ from msgspec import Raw
 from witsd.rpc import codec
 from witsd.rpc.call import Call
 from witsd.rpc.codec import ABSENT, NULL, BadMessage, Envelope
-from witsd.rpc.dispatch import NO_PROGRESS, BatchAnswer, Dispatcher, check_batch, too_big
+from witsd.rpc.dispatch import NO_PROGRESS, BatchAnswer, Dispatcher, bounded, check_batch, too_big
 from witsd.rpc.framing import MessageStream, Oversize, Refused, Truncated
 from witsd.rpc.outbox import Outbox
 from witsd.rpc.requests import RemoteError, Requests
@@ -355,6 +355,7 @@ class Peer:
                 self._idle = trio.Event()
         if answer is None:
             answer = codec.error(envelope.id or NULL, RequestCancelled("cancelled by the caller"))
+        answer = bounded(answer, envelope.id or NULL, self._limits)
         if job.batch is not None:
             job.batch.answers[job.index] = answer if envelope.id else None
             self._finish_batch(job.batch, job.answered)

@@ -136,6 +136,10 @@ class Events:
         if any(not is_exact(p) for p in logs):
             raise InvalidParams("name the log to follow, as in log:NAME", path="params.streams")
         patterns = tuple(p for p in params.streams if not p.startswith("log:"))
+        if actor.agent is not None and not all(map(is_exact, patterns)):
+            raise PermissionDenied(
+                f"{actor.label} names each stream it reads: a pattern would show others' too", needs="stream"
+            )
         since, since_pos = _since(params)
         log_since = {p: since[p] for p in logs if since and p in since}
 

@@ -69,6 +69,10 @@ class Runs:
         """Accept a run: it is durable when this returns, and starts when its agent has room."""
         if actor.agent is not None:
             actor.require_grant("agents", params.agent)
+            if params.session_id is not None:
+                raise PermissionDenied(
+                    f"{actor.label} may not speak in a session: start the run without session_id", needs="session"
+                )
         given = wire.RunInput(text=params.input) if isinstance(params.input, str) else params.input
         run = self.new_run(
             params.agent,
@@ -92,7 +96,7 @@ class Runs:
                 self.book.insert(tx, run)
                 return wire.RunStarted(run_id=run.run_id)
 
-            return once(tx, actor.label, "runs/start", params.idempotency_key, params, wire.RunStarted, make)
+            return once(tx, actor.identity, "runs/start", params.idempotency_key, params, wire.RunStarted, make)
 
         def accepted(answer: tuple[wire.RunStarted, bool]) -> None:
             if answer[1] and isinstance(run, LiveRun):

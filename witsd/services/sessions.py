@@ -45,7 +45,7 @@ class Sessions:
                 return self._insert(tx, params.agent, params.title, params.settings, None)
 
             key = params.idempotency_key
-            return once(tx, actor.label, "sessions/create", key, params, wire.Session, make)[0]
+            return once(tx, actor.identity, "sessions/create", key, params, wire.Session, make)[0]
 
         return await self._journal.write(work)
 
@@ -104,7 +104,7 @@ class Sessions:
                 return wire.PromptResult(run_id=run.run_id, message_id=message_id)
 
             key = params.idempotency_key
-            return once(tx, actor.label, "sessions/prompt", key, params, wire.PromptResult, make)
+            return once(tx, actor.identity, "sessions/prompt", key, params, wire.PromptResult, make)
 
         def accepted(answer: tuple[wire.PromptResult, bool]) -> None:
             if not answer[1] or not isinstance(run, LiveRun):

@@ -40,7 +40,7 @@ def may_read(runs: Runs, actor: Actor, stream: str, db: apsw.Connection | None =
         if db is not None:
             session = session_rows.find(db, name)
             return session is not None and session.agent == actor.agent
-        return any(r.session_id == name and r.agent == actor.agent for r in runs.book.live.values())
+        return any(r.session_id == name and r.agent == actor.agent for r in list(runs.book.live.values()))
     return False
 
 

@@ -187,7 +187,8 @@ class Process:
         if self._reaped:
             return
         self._reaped = True
-        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        # One that not even SIGKILL could end by now hangs in the kernel: it is left, and the loop is not held up.
+        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         # Popen must not wait for this pid itself when it is collected.
         self._popen.returncode = info.si_status if info else -1
         os.close(self._pidfd)

@@ -16,6 +16,7 @@ import trio
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal
 from witsd.supervise import environment
+from witsd.supervise.identity import kill_marked
 from witsd.supervise.lifecycle import (
     Broken,
     Effect,
@@ -29,7 +30,7 @@ from witsd.supervise.lifecycle import (
 )
 from witsd.supervise.link import AgentLink, OpenLink
 from witsd.supervise.logs import Logs
-from witsd.supervise.process import Exit, Process, Spawner, SpawnError, spawn
+from witsd.supervise.process import Exit, Process, Spawner, SpawnError, adopted, spawn
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, rfc3339
 from witsd.values.errors import WitsdError
@@ -327,6 +328,8 @@ class Unit:
             self.last_exit = str(exit_status) if exit_status else "did not end"
             self._set_health("unknown")
             shutil.rmtree(run_dir, ignore_errors=True)
+        if adopted():  # what left its group came to us when its parents went: it goes with its agent
+            await trio.to_thread.run_sync(kill_marked, shared.mark, spec.name)
         return Exited(str(exit_status), failure=not exit_status.clean)
 
     async def _ready_after(self) -> None:
