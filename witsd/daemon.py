@@ -5,6 +5,12 @@
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Until it is heard in its own way, Ctrl-C ends the start plainly and without a traceback of imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import dataclasses
 import gc
@@ -12,6 +18,7 @@ import json
 import logging
 import os
 import random  # noqa: TID251 - this is where randomness becomes a parameter
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -27,7 +34,7 @@ from witsd_client.paths import Paths
 from witsd import __version__
 from witsd.door.door import Door, open_door, without_streams
 from witsd.door.identity import Identifier
-from witsd.door.listen import ListenError, UnixSocket, claim_unix, open_tcp
+from witsd.door.listen import ListenError, UnixSocket, claim_file, claim_unix, open_tcp
 from witsd.journal import epoch
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal, Tx, open_journal
@@ -69,50 +76,59 @@ _FAREWELL_S = 2.0
 
 @attrs.define(eq=False)
 class Stop:
-    """Set once, by a signal or by ``system/shutdown``."""
+    """Set once, by a signal or by ``system/shutdown``. Asking again with ``grace_s`` 0 ends the waiting for runs."""
 
     asked: trio.Event = attrs.field(factory=trio.Event)
     grace_s: float | None = None
+    patience: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     def request(self, grace_s: float | None) -> None:
-        self.grace_s = grace_s
+        if not self.asked.is_set():
+            self.grace_s = grace_s
+        elif grace_s == 0:
+            self.patience.cancel()
         self.asked.set()
 
 
 def _first_run(folder: Path) -> None:
     """An empty home works at once: one assistant, up when it is spoken to."""
-    definitions.write(
-        folder,
-        AgentSpec(
-            name="assistant",
-            kind="assistant",
-            start="on_demand",
-            description="Answers questions and keeps up conversations",
-            grants=Grants(tools=("calculator", "time", "memory_*"), memory=("shared",), models=("*",)),
-        ),
+    assistant = AgentSpec(
+        name="assistant",
+        kind="assistant",
+        start="on_demand",
+        description="Answers questions and keeps up conversations",
+        grants=Grants(tools=("calculator", "time", "memory_*"), memory=("shared",), models=("*",)),
     )
+    try:
+        definitions.write(folder, assistant)
+    except OSError as error:
+        raise StorageError(f"cannot write a first definition into {folder}: {error.strerror}") from error
 
 
 async def run(settings: Settings, paths: Paths, env: dict[str, str], announce: Announce) -> None:
     """The daemon's whole life. Raises what keeps it from starting; returns after an orderly stop."""
     for folder in (paths.config_dir, paths.data_dir, paths.log_dir):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StorageError(f"cannot make the folder {folder}: {error.strerror}") from error
     stop = Stop()
     # The lock comes first: whoever has it is the only one to touch the database and the processes.
     # So does the port: one that is taken should be heard of before any agent is started.
-    with claim_unix(paths.socket) as unix, _bound(settings) as http:
+    with claim_unix(paths.socket) as unix, claim_file(paths.database), _bound(settings) as http:
         sockets = Sockets(unix, http)
         async with trio.open_nursery() as nursery:
             await nursery.start(_hear_signals, stop)
             async with _wired(settings, paths, env, sockets, stop) as daemon:
-                nursery.start_soon(daemon.reload_on_hangup)
+                await nursery.start(daemon.reload_on_hangup)
                 # What is there now stays: a full collection need not walk over it, which takes 50 ms and more.
                 gc.freeze()
                 announce.ready(daemon.listening())
                 await stop.asked.wait()
                 announce.stopping()
                 grace = settings.daemon.grace_s if stop.grace_s is None else stop.grace_s
-                await daemon.stop(grace)
+                stop.patience.deadline = trio.current_time() + grace
+                await daemon.stop(stop.patience)
             nursery.cancel_scope.cancel()
 
 
@@ -159,18 +175,23 @@ class Daemon:
     def listening(self) -> Listening:
         return Listening(unix=str(self.door.unix), http=self.door.http or UNSET)
 
-    async def reload_on_hangup(self) -> None:
+    async def reload_on_hangup(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(signal.SIGHUP) as signals:
+            task_status.started()
             async for _ in signals:
-                changed, errors = await self.supervisor.reload()
+                try:
+                    changed, errors = await self.supervisor.reload()
+                except OSError as failed:  # a folder that cannot be read, no descriptor left: all stays as it is
+                    log.error("daemon.reload_failed error=%s", failed)
+                    continue
                 log.info("daemon.reloaded changed=%s", ",".join(changed) or "-")
                 for error in errors:
                     log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
 
-    async def stop(self, grace_s: float) -> None:
-        """Accept nobody, finish or interrupt runs, stop the agents, let the connections go."""
+    async def stop(self, patience: trio.CancelScope) -> None:
+        """Accept nobody, finish runs or, once ``patience`` ends, interrupt them, stop the agents, let the rest go."""
         await self.door.stop_accepting()
-        await self.services.runs.close(grace_s)
+        await self.services.runs.close(patience)
         await self.supervisor.stop_all()
         data = SystemData(version=__version__, pid=os.getpid())
 
@@ -240,7 +261,7 @@ async def _wired(
                 ids,
                 logs,
                 lambda db, patterns, actor: visibility.snapshot(runs, supervisor, db, patterns, actor),
-                lambda actor, stream: visibility.may_read(runs, actor, stream),
+                lambda actor, stream, db: visibility.may_read(runs, actor, stream, db),
             )
         )
         door: Door | None = None
@@ -365,10 +386,11 @@ class Announce:
         self._manager.stopping()
 
     def _welcome(self, listening: Listening) -> str:
-        command = str(Path(sys.executable).parent / "witsd")
+        command = shlex.quote(str(Path(sys.executable).parent / "witsd"))
         for name in ("WITSD_HOME", "WITSD_LISTEN_UNIX"):
-            if name in self.env:
-                command = f"{name}={self.env[name]} {command}"
+            if name in self.env:  # to be typed in any folder
+                where = Path(self.env[name]).expanduser().absolute()
+                command = f"{name}={shlex.quote(str(where))} {command}"
         http = f" and http://{listening.http}" if isinstance(listening.http, str) else ""
         return (
             f"\nwitsd {__version__} is up. It listens on {listening.unix}{http}\n\n"
@@ -420,7 +442,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     settings = loaded.settings
     if settings.listen.unix:
-        paths = dataclasses.replace(paths, socket=Path(settings.listen.unix).expanduser().absolute())
+        try:
+            paths = dataclasses.replace(paths, socket=Path(settings.listen.unix).expanduser().absolute())
+        except RuntimeError:  # ~somebody who is not there
+            print(f"witsd: listen.unix = {settings.listen.unix!r}: there is no such home folder", file=sys.stderr)
+            return 2
     if options.show_config:
         _show_config(loaded, paths, options.json)
         return 0
@@ -433,7 +459,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = 0
     try:
         trio.run(run, settings, paths, env, Announce(env, options.json))
-    except* (ListenError, SchemaError, StorageError) as group:
+    except* (ListenError, SchemaError, StorageError, LimitExceeded) as group:
         status = 1
         for leaf in _leaves(group):
             print(f"witsd: {leaf}", file=sys.stderr)

@@ -68,7 +68,8 @@ class Deltas:
             path = str(run.folder / f"relay-{rounds}.sock")
             args = (path, str(AGENTS), str(HZ), str(seconds), str(UNIX + 1))
             with program("relay", *args) as relay:
-                floor = _measure(relay.pid, _listen(path, f"127.0.0.1:{relay.said}", "-"), seconds, lambda: None)
+                listen = _listen(seconds, path, f"127.0.0.1:{relay.said}", "-")
+                floor = _measure(relay.pid, listen, seconds, lambda: None)
             ours = _daemon(seconds)
             return {"floor_p99": floor["p99"], "floor_cores": floor["cores"], **ours}
 
@@ -93,11 +94,11 @@ def _daemon(seconds: int) -> Sample:
             for name in names:
                 witsd.call("runs/start", agent=name, input="go")
 
-        return _measure(witsd.pid, _listen(str(witsd.socket), witsd.http, token), seconds, begin)
+        return _measure(witsd.pid, _listen(seconds, str(witsd.socket), witsd.http, token), seconds, begin)
 
 
-def _listen(*args: str) -> tuple[str, ...]:
-    return (*args, str(UNIX), str(AGENTS), str(HZ))
+def _listen(seconds: int, *args: str) -> tuple[str, ...]:
+    return (*args, str(UNIX), str(AGENTS), str(HZ), str(seconds))
 
 
 def _measure(pid: int, listen: tuple[str, ...], seconds: int, begin: Callable[[], None]) -> Sample:

@@ -9,7 +9,7 @@ import base64
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from tests.bench.measure import Figure, Round, Run, Sample, cores, daemon, pin, pinned_here, program, quantile
@@ -17,6 +17,8 @@ from tests.bench.measure import Figure, Round, Run, Sample, cores, daemon, pin, 
 _REQUEST = b'{"jsonrpc":"2.0","id":%d,"method":"ping","params":{}}'
 #: Requests of the pipelined client that are on their way at a time.
 _WINDOW = 64
+#: Requests before the first that counts.
+_WARM = 200
 
 
 def _line(number: int) -> bytes:
@@ -33,19 +35,25 @@ def client_frame(text: bytes) -> bytes:
     return b"\x81" + bytes((0x80 | len(text),)) + b"\0\0\0\0" + text
 
 
-def _median_us(
-    sock: socket.socket, times: int, message: Callable[[int], bytes], ended: Callable[[bytes], bool]
-) -> float:
-    took = []
+def _medians_us(
+    socks: Mapping[str, socket.socket],
+    times: int,
+    message: Callable[[int], bytes],
+    ended: Callable[[bytes], bool],
+) -> dict[str, float]:
+    """The median for each, asked by turns, so that what else goes on hits all alike."""
+    took: dict[str, list[float]] = {name: [] for name in socks}
     for number in range(times):
         request = message(number)
-        begun = time.perf_counter_ns()
-        sock.sendall(request)
-        answer = sock.recv(65536)
-        while not ended(answer):
-            answer += sock.recv(65536)
-        took.append((time.perf_counter_ns() - begun) / 1000)
-    return quantile(sorted(took), 0.5)
+        for name, sock in socks.items():
+            begun = time.perf_counter_ns()
+            sock.sendall(request)
+            answer = sock.recv(65536)
+            while not ended(answer):
+                answer += sock.recv(65536)
+            if number >= _WARM:
+                took[name].append((time.perf_counter_ns() - begun) / 1000)
+    return {name: quantile(sorted(each), 0.5) for name, each in took.items()}
 
 
 def _per_second(sock: socket.socket, times: int) -> float:
@@ -110,10 +118,7 @@ class UnixPing:
             floor.connect(str(where))
 
             def once() -> Sample:
-                sample = {}
-                for name, sock in (("echo", floor), ("ping", ours)):
-                    _median_us(sock, run.scaled(1000), _line, _line_ended)  # warm
-                    sample[name] = _median_us(sock, run.scaled(6000), _line, _line_ended)
+                sample = _medians_us({"echo": floor, "ping": ours}, run.scaled(8000), _line, _line_ended)
                 for name, sock in (("echo_pipelined", floor), ("pipelined", ours)):
                     sample[name] = _per_second(sock, run.scaled(60_000))
                 return sample
@@ -150,11 +155,7 @@ class WebSocketPing:
             with connect(witsd.http, "/ws", token) as ours, connect(f"127.0.0.1:{echo.said}", "/", "") as floor:
 
                 def once() -> Sample:
-                    sample = {}
-                    for name, sock in (("echo", floor), ("ping", ours)):
-                        _median_us(sock, run.scaled(1000), _frame, _frame_ended)  # warm
-                        sample[name] = _median_us(sock, run.scaled(4000), _frame, _frame_ended)
-                    return sample
+                    return _medians_us({"echo": floor, "ping": ours}, run.scaled(8000), _frame, _frame_ended)
 
                 yield once
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import Daemon
+from tests.support.wire import wire
 
 DIAL = textwrap.dedent(
     """
@@ -70,3 +71,47 @@ def test_an_agent_is_never_the_owner(daemon: Daemon, kind: str) -> None:
     assert define["error"]["code"] == token["error"]["code"] == -32003
     # The same two calls are the owner's when they come from outside.
     assert daemon.call("tokens/create", name="x", scopes=["admin"])["token"]
+
+
+DELEGATE = """
+from witsd_client import Agent
+from witsd_client.errors import PermissionDenied
+
+agent = Agent("asker")
+
+@agent.run
+async def ask(run):
+    call = run.client.call
+    mine = run.text or (await call("runs/start", {"agent": "upper", "input": "x"}, dict))["run_id"]
+    stream = f"run:{mine}"
+    for method, params in (
+        ("runs/wait", {"run_id": mine}),
+        ("runs/get", {"run_id": mine}),
+        ("events/read", {"stream": stream}),
+        ("events/subscribe", {"streams": [stream], "since": {stream: 0}}),
+    ):
+        try:
+            await call(method, params, dict)
+            await run.say("ok ")
+        except PermissionDenied:
+            await run.say("denied ")
+
+agent.serve()
+"""
+
+
+def test_an_agent_sees_the_runs_it_started_also_once_they_are_over(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        upper = {"name": "upper", "kind": "exec", "run_per_request": True, "command": ["tr", "a-z", "A-Z"]}
+        c.call("agents/define", spec=upper)
+        asker = {"name": "asker", "kind": "native", "command": ["python", "-c", DELEGATE]}
+        c.call("agents/define", spec={**asker, "grants": {"agents": ["upper"]}})
+        c.call("agents/start", name="asker")
+
+        def ask(agent: str, text: str = "") -> Any:
+            run_id = c.call("runs/start", agent=agent, input=text)["run_id"]
+            run = c.call("runs/wait", run_id=run_id, timeout_s=60)
+            return run_id if agent == "upper" else run["output"].split()
+
+        assert ask("asker") == ["ok"] * 4
+        assert ask("asker", ask("upper", "y")) == ["denied"] * 4, "this one was the owner's"

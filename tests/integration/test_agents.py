@@ -215,7 +215,8 @@ def test_closes_stdout_but_lives(daemon: Daemon) -> None:
 
 
 def test_dies_in_the_middle_of_a_run(daemon: Daemon) -> None:
-    code = ECHO.replace("await run.say(run.text)", "await run.say('half'); await run.client.ping(); import os; os.kill(os.getpid(), 9)")
+    dies = "await run.say('half'); await run.client.ping(); import os; os.kill(os.getpid(), 9)"
+    code = ECHO.replace("await run.say(run.text)", dies)
     with wire(daemon.socket) as c:
         define(c, "dies", python(code), restart={"backoff_s": 0})
         run = ask(c, "dies", "x")
@@ -277,7 +278,8 @@ def test_nothing_outlives_a_killed_daemon_past_the_next_start(daemon: Daemon) ->
 
 
 def test_the_daemon_adopts_and_reaps_orphans(daemon: Daemon) -> None:
-    code = "import subprocess\nfor _ in range(50): subprocess.Popen(['sh', '-c', 'true & true & exec true'])\nprint('ok')"
+    fork = "subprocess.Popen(['sh', '-c', 'true & true & exec true'])"
+    code = f"import subprocess\nfor _ in range(50): {fork}\nprint('ok')"
     with wire(daemon.socket) as c:
         c.subscribe("log:forks", "agent:forks", since={"log:forks": 0, "agent:forks": 0})
         define(c, "forks", python(code), kind="exec", restart={"policy": "never"})

@@ -185,3 +185,34 @@ def test_a_reader_that_leaves_early_is_no_error(stopped_daemon: Daemon, tmp_path
     )
     os.close(writing)
     assert done.stderr == ""
+
+
+def _witsd(daemon: Daemon, shell: str) -> subprocess.CompletedProcess[str]:
+    command = f"{sys.executable} -m witsd.cli.main {shell}"
+    return subprocess.run(
+        ["sh", "-c", command], env=daemon.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("args", ["status", "agent list --json", "ask assistant hello"])
+def test_an_output_that_cannot_be_written(daemon: Daemon, args: str) -> None:
+    full = _witsd(daemon, f"{args} >/dev/full")
+    assert full.returncode == 1
+    assert "the output cannot be written: No space left on device" in full.stderr
+    assert len(full.stderr.splitlines()) == 1
+    closed = _witsd(daemon, f"{args} >&-")
+    assert (closed.returncode, closed.stderr) == (0, "")
+    assert _witsd(daemon, f"{args} >&- 2>&- <&-").returncode in (0, 2)  # `ask` has nobody to read a question from
+
+
+@pytest.mark.parametrize("args", [r"""agent show "$(printf '\377')" """, r"""rpc runs/get '{"run_id": "\ud800"}'"""])
+def test_what_is_no_text_cannot_be_sent(daemon: Daemon, args: str) -> None:
+    done = _witsd(daemon, args)
+    assert done.returncode == 1
+    assert done.stderr == "witsd: what was given is no Unicode text, so it cannot be sent\n"
+
+
+def test_a_chat_is_not_ended_by_what_is_no_text(daemon: Daemon) -> None:
+    done = _witsd(daemon, "chat assistant <<END\n$(printf 'what is 2+2 \\377')\nEND\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4" in done.stdout

@@ -484,3 +484,18 @@ def test_a_run_that_waited_for_its_agent_is_executed_after_the_next_start(daemon
     daemon.start()
     with wire(daemon.socket) as c:
         assert wait(c, run_id)["output"] == "at last"
+
+
+# ---- callers that go away -------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_accepted_is_executed_although_its_caller_has_gone(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c, wire(daemon.socket) as hasty:
+        define(c, "script", "script")
+        c.subscribe("run:*", types=["run.queued"])
+        for _ in range(20):  # too late for what is being committed
+            hasty.send({"jsonrpc": "2.0", "id": 1, "method": "runs/start", "params": {"agent": "script", "input": "x"}})
+            hasty.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"request_id": 1}})
+            hasty.receive()
+        runs = [c.until("run.queued")["data"]["run_id"] for _ in range(20)]
+        assert {wait(c, run_id)["status"] for run_id in runs} == {"completed"}

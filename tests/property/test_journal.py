@@ -130,7 +130,8 @@ class World:
         if reader.lagged is not None:
             self.seen["lagged"] += 1
             reader.drop()
-        result = await reader.subscribe(shut=shut)
+        answered = trio.Event()
+        result = await reader.subscribe(shut=shut, answered=answered)
         self.seen["subscribed"] += 1
         if result.resync:
             # A snapshot is of one moment: from here on this is where the reader stands.
@@ -138,6 +139,7 @@ class World:
             self.seen["resync"] += 1
             last = {e.stream: e.seq for e in await self.committed() if e.pos <= result.pos}
             reader.start_at(last, result.pos)
+        answered.set()
 
     async def end(self) -> None:
         """Let everybody catch up, and look at what they got."""

@@ -49,6 +49,6 @@ def events_of(connection: Wire, run_id: str) -> list[dict[str, Any]]:
     while True:
         after = found[-1]["seq"] if found else 0
         page = connection.call("events/read", stream=f"run:{run_id}", after_seq=after, limit=1000)["events"]
-        found += page
-        if len(page) < 1000:
+        if not page:
             return found
+        found += page

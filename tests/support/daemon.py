@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from witsd.supervise.identity import kill_marked
+
 ROOT = Path(__file__).resolve().parents[2]
 #: Far more than a start or a stop takes on a slow, busy machine.
 PATIENCE_S = 60.0
@@ -179,6 +181,8 @@ class Daemon:
                 self.stop(20)
             except subprocess.TimeoutExpired:
                 self.kill()
+        # A killed daemon leaves to its next start what detached itself; there is none.
+        kill_marked(str((self.home / "witsd.db").resolve()))
         shutil.rmtree(self.home, ignore_errors=True)
 
     def remove_after_showing(self) -> None:

@@ -14,9 +14,10 @@ import trio_websocket as tws
 
 from witsd.rpc.call import Call
 from witsd.rpc.dispatch import Audit, Dispatcher
-from witsd.rpc.framing import ByteStreamMessages, WebSocketMessages
+from witsd.rpc.framing import ByteStreamMessages
 from witsd.rpc.methods import Method, Notification
 from witsd.rpc.peer import Peer
+from witsd.rpc.websocket import WebSocketMessages, Wire
 from witsd.values.actor import OWNER, Actor
 from witsd.values.wire.common import Empty
 from witsd.values.wire.system import LimitsInfo
@@ -183,19 +184,21 @@ async def websocket_peer(
 ) -> AsyncIterator[WebSocketLine]:
     """A peer behind a WebSocket on a loopback port."""
 
-    async def serve(request: tws.WebSocketRequest) -> None:
-        messages = WebSocketMessages(await request.accept(), limit=limits.message_bytes)
-        peer = Peer(messages, served, OWNER, limits, **options)
-        if peers is not None:
-            peers.append(peer)
-        await peer.serve()
+    async def serve(stream: trio.SocketStream) -> None:
+        wire = Wire(stream, stream.socket.fileno())
+        async with trio.open_nursery() as nursery:
+            request = await tws.wrap_server_stream(nursery, wire, max_message_size=2 * limits.message_bytes)
+            messages = WebSocketMessages(await request.accept(), wire, limit=limits.message_bytes)
+            peer = Peer(messages, served, OWNER, limits, **options)
+            if peers is not None:
+                peers.append(peer)
+            await peer.serve()
+            nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        listening = await nursery.start(
-            lambda task_status: tws.serve_websocket(
-                serve, "127.0.0.1", 0, None, max_message_size=2 * limits.message_bytes, task_status=task_status
-            )
-        )
-        async with tws.open_websocket_url(f"ws://127.0.0.1:{listening.port}", max_message_size=1 << 26) as ws:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        port = listeners[0].socket.getsockname()[1]
+        async with tws.open_websocket_url(f"ws://127.0.0.1:{port}", max_message_size=1 << 26) as ws:
             yield WebSocketLine(ws)
         nursery.cancel_scope.cancel()

@@ -263,3 +263,21 @@ async def test_producers_are_asked_to_pause_and_released(tmp_path: Path, monkeyp
         assert not journal.congested
         assert tickets[40]._done.is_set()
         assert not tickets[-1]._done.is_set()
+
+
+async def test_what_follows_a_write_happens_although_its_caller_has_gone(tmp_path: Path) -> None:
+    followed: list[str] = []
+
+    def refuse(tx: Tx) -> str:
+        raise LimitExceeded("no", limit="x", value=0)
+
+    async with journal_at(tmp_path / "j.db") as journal:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.write(meta_work("k"), then=followed.append)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.write(refuse, then=followed.append)
+        assert followed == [], "nothing is committed yet"
+        assert await journal.write(meta_work("l"), then=followed.append) == "l"
+        assert followed == ["k", "l"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import trio.testing
 
 from tests.support.journal import PATIENCE_S, journal_at, note
 from tests.support.subscribers import Reader, events_of
+from witsd.journal.event import Event
 from witsd.journal.hub import Hub
 from witsd.journal.journal import Journal
 from witsd.journal.upkeep import compact_due, trim_due
@@ -71,8 +72,9 @@ class House:
 
 
 @asynccontextmanager
-async def house(path: Path) -> AsyncIterator[House]:
-    async with journal_at(path / "j.db", hub=Hub(0, max_events=RING)) as journal, events_of(journal) as events:
+async def house(path: Path, hub: Hub | None = None) -> AsyncIterator[House]:
+    ring = hub or Hub(0, max_events=RING)
+    async with journal_at(path / "j.db", hub=ring) as journal, events_of(journal) as events:
         yield House(journal, events)
 
 
@@ -239,6 +241,50 @@ async def test_several_streams_overtaken_right_after_the_replay(tmp_path: Path) 
         await h.lagged(reader)
         assert reader.lagged is not None
         assert reader.lagged["pos"] == 7
+
+
+class HeldHub(Hub):
+    """Publishes when it is told: stretches the moment between a commit and its publication."""
+
+    held: tuple[Event, ...] | None = None
+
+    def __init__(self, pos: int, max_events: int) -> None:
+        super().__init__(pos, max_events)
+        #: A subscription has done with the database and waits for the ring.
+        self.waited_for = trio.Event()
+
+    async def wait(self) -> None:
+        self.waited_for.set()
+        await super().wait()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        if self.held is None:
+            super().publish(events)
+        else:
+            self.held += tuple(events)
+
+    def let(self) -> None:
+        assert self.held
+        events, self.held = self.held, None
+        super().publish(events)
+
+
+@BOTH
+async def test_committed_and_not_yet_published(tmp_path: Path, by: str, streams: tuple[str, ...]) -> None:
+    """Who subscribes in that moment has it from the database, and must not get it again from the ring."""
+    hub = HeldHub(0, max_events=RING)
+    async with house(tmp_path, hub) as h:
+        await h.deltas(1)
+        hub.held = ()
+        await h.deltas(2)
+        reader = h.reader(*streams, by=by)
+        await reader.subscribe()
+        with trio.fail_after(PATIENCE_S):
+            await hub.waited_for.wait()
+        hub.let()
+        await h.deltas(1)
+        await h.caught_up(reader)
+        assert [e["seq"] for e in reader.got] == [1, 2, 3, 4]
 
 
 async def test_overtaken_after_something_of_the_moment(tmp_path: Path) -> None:

@@ -170,6 +170,13 @@ def test_start_while_stopping_starts_afterwards() -> None:
     assert story.tell(CLEAN) == "starting"
 
 
+def test_start_while_it_stops_for_a_reason_is_no_failure() -> None:
+    story = Story()
+    story.tell(BY_HAND, Ready(), Stop("idle"), ON_DEMAND)
+    assert story.tell(CLEAN) == "starting", "without a delay"
+    assert story.life.exits == ()
+
+
 def test_stop_of_a_restart_wins_when_it_comes_last() -> None:
     story = Story()
     story.tell(BY_HAND, Ready(), Restarted(), Stop())

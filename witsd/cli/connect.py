@@ -6,6 +6,8 @@ Exit statuses: 0 done, 1 failed, 2 usage, 3 no daemon, 130 interrupted from the 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +23,7 @@ T = TypeVar("T")
 
 
 
+_CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 #: What to do next, by error code. Codes, because messages may change.
 _NEXT: Mapping[int, str] = {
     -32601: "This daemon does not know that method: is it older than this command? See `witsd status`.",
@@ -135,6 +138,12 @@ def report(error: Exception, *, as_json: bool) -> int:
         return _print(failed, as_json, {"name": "connection_lost"})
     if isinstance(error, ClientError):
         return _print(Failed(str(error)), as_json, {})
+    if isinstance(error, UnicodeEncodeError):  # an argument that is no UTF-8, or half a surrogate pair in JSON
+        return _print(Failed("what was given is no Unicode text, so it cannot be sent"), as_json, {})
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        # Nothing more goes there, not even what Python would flush at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _print(Failed(f"the output cannot be written: {error.strerror}"), as_json, {})
     raise error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from importlib import import_module, metadata
 from typing import Any
@@ -94,9 +96,13 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the installed command. Exits; never shows a traceback for what can be expected."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end us
+    # A descriptor that was closed for us leaves None, and its number to the next thing we open.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115 - open to the end
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - open to the end
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - open to the end
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)  # what is not UTF-8 must not end us
     try:
         # Also what ends us quietly, with status 1, when whoever reads our output has enough.
         status = cli.main(prog_name="witsd", standalone_mode=False)

@@ -12,6 +12,8 @@ _CONTROLS: dict[int, str] = {
     **{c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in "\n\t"},
     0x7F: "\u2421",
     **{c: f"\\x{c:02x}" for c in range(0x80, 0xA0)},
+    # What turns the order of letters round can make a line say another thing than it does.
+    **{c: f"\\u{c:04x}" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))},
 }
 #: What ``json.dumps`` leaves raw although a terminal acts on it. Inside JSON these occur in strings only.
 _JSON_CONTROLS: dict[int, str] = {c: f"\\u{c:04x}" for c in range(0x7F, 0xA0)}

@@ -23,6 +23,7 @@ from witsd.door.http import (
     SECURITY_HEADERS,
     Deadlines,
     HttpConnection,
+    PrefixStream,
     error_body,
     linger,
 )
@@ -31,9 +32,10 @@ from witsd.door.listen import UnixSocket, accept_forever, claim_unix, open_tcp
 from witsd.door.site import Pages, Rooms, load_page
 from witsd.rpc.call import Call
 from witsd.rpc.dispatch import Dispatcher, answer_message
-from witsd.rpc.framing import ByteStreamMessages, MessageStream, WebSocketMessages
+from witsd.rpc.framing import ByteStreamMessages, MessageStream
 from witsd.rpc.methods import Method
 from witsd.rpc.peer import Peer
+from witsd.rpc.websocket import WebSocketMessages, Wire
 from witsd.services.access import Access, Visit
 from witsd.values.actor import Actor
 from witsd.values.errors import InvalidState, Overloaded, Unauthenticated
@@ -267,17 +269,18 @@ class Door:
         actor: Actor,
         cookies: tuple[str, ...],
     ) -> None:
+        wire = Wire(stream, stream.fd if isinstance(stream, PrefixStream) else -1)
         async with trio.open_nursery() as nursery:
             with trio.fail_after(self._deadlines.handshake_s):
                 request = await wrap_server_stream(
                     nursery,
-                    stream,
+                    wire,
                     # Somewhat more than the limit, so that what is just above it gets an error to itself.
                     max_message_size=2 * self._limits.message_bytes,
                     receive_buffer_size=64 * 1024,
                 )
                 websocket = await request.accept(extra_headers=list(SECURITY_HEADERS))
-            messages = WebSocketMessages(websocket, limit=self._limits.message_bytes)
+            messages = WebSocketMessages(websocket, wire, limit=self._limits.message_bytes)
             await self._serve_peer(messages, actor, cookies, connection)
             nursery.cancel_scope.cancel()
 

@@ -125,6 +125,11 @@ class PrefixStream(trio.abc.HalfCloseableStream):
         self._prefix = prefix
         self._inner = inner
 
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor; -1 where the stream below is no socket."""
+        return self._inner.socket.fileno() if isinstance(self._inner, trio.SocketStream) else -1
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if not self._prefix:
             return bytes(await self._inner.receive_some(max_bytes))
@@ -133,7 +138,7 @@ class PrefixStream(trio.abc.HalfCloseableStream):
         data, self._prefix = self._prefix[:count], self._prefix[count:]
         return data
 
-    async def send_all(self, data: bytes | memoryview) -> None:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._inner.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -249,7 +254,7 @@ class HttpConnection:
                         if connection.they_are_waiting_for_100_continue:
                             go_on = h11.InformationalResponse(status_code=100, headers=[])
                             await self._stream.send_all(connection.send(go_on) or b"")
-                        connection.receive_data(await self._stream.receive_some(_CHUNK))
+                        connection.receive_data(bytes(await self._stream.receive_some(_CHUNK)))
                     elif isinstance(event, h11.Data):
                         body += event.data
                         if len(body) > limit:
@@ -276,7 +281,7 @@ class HttpConnection:
                         data = await self._stream.receive_some(_CHUNK)
                     except trio.BrokenResourceError:
                         data = b""
-                    connection.receive_data(data)
+                    connection.receive_data(bytes(data))
                     if not data:
                         # Some tools only half-close: what is answered at once still reaches them.
                         await trio.sleep(self._deadlines.linger_s)

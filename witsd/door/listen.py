@@ -37,7 +37,7 @@ class ListenError(Exception):
 
 
 class AlreadyRunning(ListenError):
-    """Another daemon holds this socket. ``pid`` is None where it could not be found out."""
+    """Another daemon holds this socket or this database. ``pid`` is None where it could not be found out."""
 
     def __init__(self, path: Path, pid: int | None) -> None:
         who = f"pid {pid}" if pid else "another process"
@@ -62,6 +62,8 @@ def claim_unix(path: Path, *, inherited: socket.socket | None = None) -> Iterato
     """
     path = path.absolute()
     length = len(os.fsencode(path))
+    if "\0" in str(path):
+        raise ListenError(f"the socket path {str(path)!r} holds a NUL character")
     if length > MAX_SOCKET_PATH:
         raise ListenError(
             f"the socket path {path} is {length} bytes long and may have {MAX_SOCKET_PATH}: set "
@@ -84,6 +86,22 @@ def claim_unix(path: Path, *, inherited: socket.socket | None = None) -> Iterato
             with suppress(OSError):
                 if mine is not None and os.lstat(path).st_ino == mine:
                     os.unlink(path)
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def claim_file(path: Path) -> Iterator[None]:
+    """Be the only daemon that uses ``path``, the database: two could be told different sockets.
+
+    Raises ``AlreadyRunning`` or ``ListenError``.
+    """
+    try:
+        lock = _take_lock(path)
+    except OSError as error:
+        raise ListenError(f"cannot use {path.parent}: {error.strerror}") from error
+    try:
+        yield
     finally:
         os.close(lock)
 

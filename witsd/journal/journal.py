@@ -69,10 +69,20 @@ class Ticket(Generic[T]):
     statements: Sequence[Statement]
     work: Callable[[Tx], T] | None
     keep: bool
+    then: Callable[[T], None] | None = None
     _done: trio.Event = attrs.field(factory=trio.Event)
     events: tuple[Event, ...] = ()
     _value: Any = None
     _error: BaseException | None = None
+
+    def settle(self) -> None:
+        """It is committed, or refused for good: say so."""
+        if self.then is not None and self._error is None:
+            try:
+                self.then(self._value)
+            except Exception:  # a caller's mistake, which must not end the writer for everybody
+                log.exception("journal.then_failed")
+        self._done.set()
 
     async def wait(self) -> T:
         """The result of ``work``, or None. Raises what the transaction raised."""
@@ -128,12 +138,14 @@ class Journal:
         await ticket.wait()
         return ticket.events
 
-    async def write(self, work: Callable[[Tx], T], *, keep: bool = False) -> T:
+    async def write(self, work: Callable[[Tx], T], *, keep: bool = False, then: Callable[[T], None] | None = None) -> T:
         """Run ``work`` on the writer inside a transaction of its own within the batch.
 
         What it raises undoes it alone and is raised here. ``work`` must not touch anything of the event loop.
+        ``then(result)`` is called in the loop once it is committed, also where the caller was cancelled
+        while it waited: what memory holds must follow the database all the same.
         """
-        return await self._submit(Ticket((), (), work, keep)).wait()
+        return await self._submit(Ticket((), (), work, keep, then)).wait()
 
     def publish_nowait(self, stream: str, type: str, data: bytes) -> None:  # noqa: A002
         """Show subscribers something of the moment: no ``seq``, not stored."""
@@ -159,7 +171,7 @@ class Journal:
             events, left, error = await self.store.write(self._commit, batch)
             self.hub.publish(events)
             for ticket in batch[: len(batch) - len(left)]:
-                ticket._done.set()
+                ticket.settle()
             if error is not None:
                 await self._disk_failed(left, error)
                 continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import apsw
 import attrs
@@ -44,28 +45,41 @@ def position(db: apsw.Connection) -> tuple[int, int]:
     return row[0], row[1]
 
 
-def read_stream(db: apsw.Connection, stream: str, after_seq: int, up_to_pos: int, limit: int) -> list[Event]:
-    """Up to ``limit`` events of one stream after ``after_seq``, none beyond ``up_to_pos``."""
-    return [
-        Event(*row)
-        for row in db.execute(
-            f"SELECT {_COLUMNS} FROM streams s JOIN events e ON e.stream_id = s.stream_id "
-            "WHERE s.name = ? AND e.seq > ? AND e.pos <= ? ORDER BY e.seq LIMIT ?",
-            (stream, after_seq, up_to_pos, limit),
-        )
-    ]
+def read_stream(
+    db: apsw.Connection, stream: str, after_seq: int, up_to_pos: int, limit: int, max_bytes: int = 1 << 62
+) -> list[Event]:
+    """Up to ``limit`` events of one stream after ``after_seq``, none beyond ``up_to_pos``.
+
+    Ends early, with the event that reaches ``max_bytes``: one may have megabytes.
+    """
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM streams s JOIN events e ON e.stream_id = s.stream_id "
+        "WHERE s.name = ? AND e.seq > ? AND e.pos <= ? ORDER BY e.seq LIMIT ?",
+        (stream, after_seq, up_to_pos, limit),
+    )
+    return _page(rows, max_bytes)
 
 
-def read_all(db: apsw.Connection, after_pos: int, limit: int) -> list[Event]:
-    """Up to ``limit`` events of all streams after ``after_pos``, by position."""
-    return [
-        Event(*row)
-        for row in db.execute(
-            f"SELECT {_COLUMNS} FROM events e JOIN streams s ON s.stream_id = e.stream_id "
-            "WHERE e.pos > ? ORDER BY e.pos LIMIT ?",
-            (after_pos, limit),
-        )
-    ]
+def read_all(db: apsw.Connection, after_pos: int, limit: int, max_bytes: int = 1 << 62) -> list[Event]:
+    """Up to ``limit`` events of all streams after ``after_pos``, by position; ends early as ``read_stream`` does."""
+    rows = db.execute(
+        f"SELECT {_COLUMNS} FROM events e JOIN streams s ON s.stream_id = e.stream_id "
+        "WHERE e.pos > ? ORDER BY e.pos LIMIT ?",
+        (after_pos, limit),
+    )
+    return _page(rows, max_bytes)
+
+
+def _page(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[Event]:
+    page = []
+    size = 0
+    for row in rows:
+        event = Event(*row)
+        page.append(event)
+        size += len(event.data)
+        if size >= max_bytes:
+            break
+    return page
 
 
 def seq_at(db: apsw.Connection, stream: str, pos: int) -> int:

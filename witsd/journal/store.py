@@ -126,7 +126,7 @@ def _set_up_writer(db: apsw.Connection, path: str, synchronous: str) -> None:
 def _set_up_reader(db: apsw.Connection) -> None:
     db.set_busy_timeout(5000)
     db.execute("PRAGMA query_only = 1")
-    db.execute("PRAGMA mmap_size = 268435456")
+    # No mmap_size: mapped pages would count as the daemon's memory, and a failing disk would be a SIGBUS.
 
 
 __all__ = ["MEDIUM_ERRORS", "STATEMENT_ERRORS", "SchemaError", "StorageError", "Store", "Synchronous", "open_store"]

@@ -53,6 +53,10 @@ from witsd.values.wire.system import LimitsInfo
 Audit = Callable[[Actor, str, str, int | None], None]
 
 
+#: Characters of a target that are kept: names and ids are shorter, what a caller makes up need not be.
+_TARGET = 200
+
+
 class _Meta(msgspec.Struct, gc=False):
     progress_token: Raw = ABSENT
     progressToken: Raw = ABSENT  # noqa: N815  (MCP's spelling)
@@ -293,7 +297,7 @@ def _target(params: Any, path: str) -> str:
     found = params
     for name in path.split(".") if path else ():
         found = found.get(name, "") if isinstance(found, Mapping) else getattr(found, name, "")
-    return str(found) if path else ""
+    return str(found)[:_TARGET] if path else ""
 
 
 def _raw_target(raw: Raw, path: str) -> str:
@@ -302,7 +306,7 @@ def _raw_target(raw: Raw, path: str) -> str:
         found = _target(_read_dict(raw), path)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return ""
-    return found[:200]
+    return found
 
 
 def _progress(params: Raw, connection: Connection) -> tuple[Progress, dict[str, Any] | None]:
@@ -370,7 +374,7 @@ async def answer_message(
             answer = await dispatcher.handle(envelope, actor, connection, answered)
         finally:
             answered.set()
-        return answer if envelope.id else None
+        return bounded(answer, envelope.id, limits) if envelope.id else None
 
     async def element(found: BatchAnswer, index: int) -> None:
         try:
@@ -395,6 +399,19 @@ async def answer_message(
         for index in range(len(elements)):
             nursery.start_soon(element, answers, index)
     return answers.array()
+
+
+def bounded(answer: bytes, request_id: Raw, limits: LimitsInfo) -> bytes:
+    """``answer``, or where it is longer than a message may be, the error that says so."""
+    if len(answer) <= limits.message_bytes:
+        return answer
+    why = LimitExceeded(
+        f"the answer has {len(answer)} bytes and may have {limits.message_bytes}: ask for a smaller page, "
+        "or read it piece by piece with events/read",
+        limit="message_bytes",
+        value=limits.message_bytes,
+    )
+    return error(request_id, why)
 
 
 def too_big(limits: LimitsInfo) -> LimitExceeded:

@@ -1,4 +1,4 @@
-"""Where one message ends and the next begins: lines, ``Content-Length`` headers, WebSocket messages.
+"""Where one message ends and the next begins: lines, ``Content-Length`` headers. For WebSocket see there.
 
 ``Framer`` decides on bytes alone and does no I/O; ``MessageStream`` is what the peer talks to. Input is
 bounded: what is longer than the limit is skipped, and one ``Oversize`` stands in its place.
@@ -13,16 +13,14 @@ from typing import Protocol
 
 import attrs
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection
-
-from witsd.rpc.codec import batch as batch_array
 
 _BLANK = b" \t\r\n"
-_CHUNK = 65536
+#: Bytes read, or written and timed, at once.
+CHUNK = 65536
 #: A head of ``Content-Length`` framing is this long at most.
 _HEAD_BYTES = 8192
 #: What is kept of a message that is too long, so that a log can show how it began.
-_SHOWN = 200
+SHOWN = 200
 
 
 @attrs.frozen
@@ -146,7 +144,7 @@ class Framer:
                 self._keep(data, out)
                 return out
             if len(buffer) + len(lines[0]) > limit:
-                out.append(Oversize(len(buffer) + len(lines[0]), bytes(buffer[:_SHOWN])))
+                out.append(Oversize(len(buffer) + len(lines[0]), bytes(buffer[:SHOWN])))
                 buffer.clear()
             else:
                 buffer += lines[0]
@@ -157,7 +155,7 @@ class Framer:
         rest = lines.pop()
         for line in lines:
             if len(line) > limit:
-                out.append(Oversize(len(line), line[:_SHOWN]))
+                out.append(Oversize(len(line), line[:SHOWN]))
             elif line and not line.isspace():
                 out.append(line)
         if rest:
@@ -168,7 +166,7 @@ class Framer:
         """Keep the beginning of a line, or give it up once it is too long."""
         buffer = self._buffer
         if len(buffer) + len(part) > self.limit:
-            out.append(Oversize(len(buffer) + len(part), bytes(buffer[:_SHOWN]) or part[:_SHOWN]))
+            out.append(Oversize(len(buffer) + len(part), bytes(buffer[:SHOWN]) or part[:SHOWN]))
             buffer.clear()
             self._skipping_line = True
         else:
@@ -199,7 +197,7 @@ class Framer:
                     self._give_up("a head without a valid Content-Length", out)
                     return out
                 if length > self.limit:
-                    out.append(Oversize(length, bytes(buffer[: min(_SHOWN, length)])))
+                    out.append(Oversize(length, bytes(buffer[: min(SHOWN, length)])))
                     self._skip = max(0, length - len(buffer))
                     del buffer[:length]
                     continue
@@ -257,7 +255,7 @@ class ByteStreamMessages:
     async def receive(self) -> list[Incoming] | None:
         framer = self._framer
         while not self._ended:
-            data = await self._stream.receive_some(_CHUNK)
+            data = await self._stream.receive_some(CHUNK)
             messages = framer.feed(bytes(data)) if data else framer.end()
             self._ended = not data or framer.broken
             if messages:
@@ -267,14 +265,14 @@ class ByteStreamMessages:
     async def send_all(self, messages: Sequence[bytes], *, batch: bool = False, stall_s: float = 30) -> None:
         data = self._tail + self._framer.frame(messages) if messages else self._tail
         self._tail = b""
-        if len(data) <= _CHUNK:
+        if len(data) <= CHUNK:
             with trio.fail_after(stall_s):
                 await self._stream.send_all(data)
             return
         view = memoryview(data)
-        for start in range(0, len(data), _CHUNK):  # a slow reader is not a stalled one: time each part
+        for start in range(0, len(data), CHUNK):  # a slow reader is not a stalled one: time each part
             with trio.fail_after(stall_s):
-                await self._stream.send_all(view[start : start + _CHUNK])
+                await self._stream.send_all(view[start : start + CHUNK])
 
     def try_send(self, message: bytes) -> bool:
         if self._fd < 0 or self._tail:
@@ -304,76 +302,3 @@ class ByteStreamMessages:
     async def aclose(self) -> None:
         self._fd = -1
         await self._stream.aclose()
-
-
-#: A backlog goes out in arrays of at most this many messages and bytes.
-_ARRAY_MESSAGES = 500
-_ARRAY_BYTES = 256 * 1024
-
-
-class WebSocketMessages:
-    """Messages over a WebSocket: one JSON text each, a backlog as batch arrays."""
-
-    batches = True
-
-    def __init__(self, ws: WebSocketConnection, *, limit: int) -> None:
-        self._ws = ws
-        self._limit = limit
-        self._sending: trio.CancelScope | None = None
-
-    async def receive(self) -> list[Incoming] | None:
-        try:
-            message = await self._ws.get_message()
-        except ConnectionClosed:
-            return None
-        if not isinstance(message, str):
-            return [Refused("send JSON as text messages, not as binary ones")]
-        data = message.encode()
-        if len(data) > self._limit:
-            return [Oversize(len(data), data[:_SHOWN])]
-        return [data]
-
-    async def send_all(self, messages: Sequence[bytes], *, batch: bool = False, stall_s: float = 30) -> None:
-        for message in _arrays(messages) if batch and len(messages) > 1 else messages:
-            # A send given up half-way leaves half a frame in the stream, so no cancellation reaches it;
-            # its own deadline does.
-            allowed = stall_s * (1 + len(message) // _CHUNK)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + allowed) as self._sending:
-                try:
-                    await self._ws.send_message(message.decode())
-                except ConnectionClosed:
-                    raise trio.BrokenResourceError("the WebSocket is closed") from None
-            if self._sending.cancelled_caught:
-                raise trio.TooSlowError
-            await trio.lowlevel.checkpoint_if_cancelled()
-
-    def try_send(self, message: bytes) -> bool:
-        return False
-
-    @property
-    def unsent(self) -> bool:
-        return False
-
-    def hung_up(self) -> bool:
-        return True  # a WebSocket has no half-closed state
-
-    def hurry(self) -> None:
-        if self._sending is not None:
-            self._sending.deadline = min(self._sending.deadline, trio.current_time() + 1)
-
-    async def aclose(self) -> None:
-        await self._ws.aclose()
-
-
-def _arrays(messages: Sequence[bytes]) -> list[bytes]:
-    out: list[bytes] = []
-    part: list[bytes] = []
-    size = 0
-    for message in messages:
-        if part and (len(part) >= _ARRAY_MESSAGES or size + len(message) > _ARRAY_BYTES):
-            out.append(batch_array(part))
-            part, size = [], 0
-        part.append(message)
-        size += len(message)
-    out.append(batch_array(part) if len(part) > 1 else part[0])
-    return out

@@ -91,7 +91,8 @@ class Outbox:
                 self._filled = trio.Event()
                 self._writing = True
                 while queue or self._messages.unsent:
-                    self._bytes -= await self._send_some()
+                    sent = await self._send_some()
+                    self._bytes -= sent  # not `-= await`, which would forget what was put meanwhile
                     if self._bytes <= HIGH_WATER:
                         self._room.set()
                         self._room = trio.Event()

@@ -21,7 +21,7 @@ from msgspec import Raw
 from witsd.rpc import codec
 from witsd.rpc.call import Call
 from witsd.rpc.codec import ABSENT, NULL, BadMessage, Envelope
-from witsd.rpc.dispatch import NO_PROGRESS, BatchAnswer, Dispatcher, check_batch, too_big
+from witsd.rpc.dispatch import NO_PROGRESS, BatchAnswer, Dispatcher, bounded, check_batch, too_big
 from witsd.rpc.framing import MessageStream, Oversize, Refused, Truncated
 from witsd.rpc.outbox import Outbox
 from witsd.rpc.requests import RemoteError, Requests
@@ -227,11 +227,11 @@ class Peer:
         self._requests.end()  # no answer can come any more
         while self._in_flight or self._callbacks:
             if self._messages.hung_up():
-                return
+                break
             with trio.move_on_after(_HANG_UP_POLL_S):
                 await self._idle.wait()
-        if not self._messages.hung_up():
-            await self._outbox.wait_empty()
+        # Also where no more can be read: why is still to be told. One who has gone ends the sending.
+        await self._outbox.wait_empty()
 
     # ---- what comes in ----------------------------------------------------------------------------------
 
@@ -355,6 +355,7 @@ class Peer:
                 self._idle = trio.Event()
         if answer is None:
             answer = codec.error(envelope.id or NULL, RequestCancelled("cancelled by the caller"))
+        answer = bounded(answer, envelope.id or NULL, self._limits)
         if job.batch is not None:
             job.batch.answers[job.index] = answer if envelope.id else None
             self._finish_batch(job.batch, job.answered)

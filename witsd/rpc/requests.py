@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 import msgspec
@@ -12,7 +12,7 @@ import trio
 from witsd.rpc import codec
 from witsd.rpc.codec import Envelope
 from witsd.rpc.outbox import Outbox
-from witsd.values.errors import Timeout, error_types
+from witsd.values.errors import AgentFailed, Timeout, error_types
 
 _T = TypeVar("_T")
 
@@ -20,14 +20,11 @@ _log = logging.getLogger("witsd.rpc")
 _ERRORS = {error.code: error for error in error_types()}
 
 
-class RemoteError(Exception):
-    """The other side answered with an error that is none of ours; ``code`` is as it was sent."""
+class RemoteError(AgentFailed):
+    """The other side, an agent, answered with an error of its own or with what is no answer.
 
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.data = data
+    ``data.agent_error`` is that error as it was sent, where there was one.
+    """
 
 
 @attrs.define(eq=False)
@@ -94,10 +91,14 @@ def _result(method: str, answer: Envelope, result_type: type[_T]) -> _T:
             return msgspec.json.decode(answer.result, type=result_type)
         error = codec.decode_error(answer.error)
     except (msgspec.DecodeError, ValueError, RecursionError) as wrong:
-        raise RemoteError(-32603, f"the answer to {method} does not fit: {wrong}") from None
+        raise RemoteError(f"the answer to {method} does not fit: {wrong}", reason="no answer to this") from None
     kind = _ERRORS.get(error.code)
     if kind is None:
-        raise RemoteError(error.code, error.message, error.data)
+        raise RemoteError(
+            error.message or f"error {error.code}",
+            reason=error.message,
+            agent_error={"code": error.code, "message": error.message, "data": error.data},
+        )
     data = dict(error.data) if isinstance(error.data, dict) else {}
     data.pop("name", None)
     retryable = data.pop("retryable", None)

@@ -162,11 +162,13 @@ class Access:
         row = next((row for row in self._browsers.values() if row.credential == actor.credential), None)
         if row is None:
             raise InvalidState(f"{actor.label} is not signed in through a browser", state=actor.kind)
-        await self._journal.append(
-            statements=[("DELETE FROM browser_sessions WHERE session_hash = ?", (row.session_hash,))]
-        )
-        self._browsers.pop(row.session_hash, None)
-        self._end(row.credential)
+        delete = ("DELETE FROM browser_sessions WHERE session_hash = ?", (row.session_hash,))
+
+        def ended(_: object) -> None:
+            self._browsers.pop(row.session_hash, None)
+            self._end(row.credential)
+
+        await self._journal.write(lambda tx: tx.execute(*delete), then=ended)
         return Empty()
 
     async def create_token(self, actor: Actor, params: TokensCreateParams) -> TokenCreated:
@@ -183,8 +185,11 @@ class Access:
         expires = None if params.expires_s is None else now + int(params.expires_s * 1_000_000)
         row = _TokenRow(self._ids.new("token"), params.name, _hash(secret), scopes, now, expires, None)
         values = (row.token_id, row.name, row.hash, json.dumps(scopes), now, expires)
-        await self._journal.append(statements=[(_INSERT, values)])
-        self._tokens[row.hash] = row
+
+        def created(_: object) -> None:
+            self._tokens[row.hash] = row
+
+        await self._journal.write(lambda tx: tx.execute(_INSERT, values), then=created)
         return TokenCreated(token_id=row.token_id, token=secret)
 
     async def list_tokens(self, actor: Actor, params: TokensListParams) -> TokenPage:
@@ -214,9 +219,13 @@ class Access:
         row = next((row for row in self._tokens.values() if row.token_id == params.token_id), None)
         if row is None:
             raise NotFound(f"there is no token {params.token_id!r}", kind="token", id=params.token_id)
-        await self._journal.append(statements=[("DELETE FROM tokens WHERE token_id = ?", (row.token_id,))])
-        self._tokens.pop(row.hash, None)
-        self._end(row.token_id)
+
+        def ended(_: object) -> None:
+            self._tokens.pop(row.hash, None)
+            self._end(row.token_id)
+
+        delete = ("DELETE FROM tokens WHERE token_id = ?", (row.token_id,))
+        await self._journal.write(lambda tx: tx.execute(*delete), then=ended)
         return Empty()
 
     # ---- what the door asks -----------------------------------------------------------------------
@@ -270,11 +279,13 @@ class Access:
                 )
             )
 
-        await self._journal.write(keep)
-        for old in over:
-            self._browsers.pop(old.session_hash, None)
-            self._end(old.credential)
-        self._browsers[row.session_hash] = row
+        def kept(_: object) -> None:
+            for old in over:
+                self._browsers.pop(old.session_hash, None)
+                self._end(old.credential)
+            self._browsers[row.session_hash] = row
+
+        await self._journal.write(keep, then=kept)
         return BrowserKeys(cookie, tab_secret, row.credential)
 
     def authenticate_browser(self, cookies: Sequence[str], tab_secret: str) -> Actor | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import attrs
 
 from witsd.services.runs import Runs
+from witsd.supervise.definitions import Unwritable
 from witsd.supervise.supervisor import Supervisor
 from witsd.values.actor import Actor
-from witsd.values.errors import NotFound
+from witsd.values.errors import InvalidParams, LimitExceeded, NotFound
 from witsd.values.wire import agents as wire
 from witsd.values.wire.common import UNSET, Empty
 
@@ -37,7 +38,16 @@ class Agents:
 
     async def define(self, actor: Actor, params: wire.AgentsDefineParams) -> wire.Agent:
         """Written to ``agents/<name>.toml``, then in effect. Runs that are on go on with the old process."""
-        unit = await self._supervisor.define(params.spec)
+        try:
+            unit = await self._supervisor.define(params.spec)
+        except Unwritable as error:
+            raise InvalidParams(str(error), path=f"params.spec.{error.path}") from error
+        except OSError as error:
+            raise LimitExceeded(
+                f"the definition cannot be written ({error.strerror}): free some space and try again",
+                limit="disk",
+                value=0,
+            ) from error
         return unit.view()
 
     async def remove(self, actor: Actor, params: wire.AgentNameParams) -> Empty:
@@ -65,7 +75,6 @@ class Agents:
         if params.name not in self._supervisor.units and not logs.exists(params.name):
             raise NotFound(f"there is no agent {params.name!r}", kind="agent", id=params.name)
         log = logs.of(params.name)
-        after, limit = params.after_seq, 1000
-        if after is None:
-            after, limit = max(0, log.last_seq - params.tail), params.tail
-        return wire.AgentsLogsResult(lines=tuple(await log.read_after(after, limit)))
+        if params.after_seq is not None:
+            return wire.AgentsLogsResult(lines=tuple(await log.read_after(params.after_seq, 1000)))
+        return wire.AgentsLogsResult(lines=tuple(await log.tail(params.tail)))

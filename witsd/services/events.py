@@ -7,8 +7,9 @@ hub's ring. It waits for its own connection only: when the ring overtakes it, th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Protocol
 
 import apsw
@@ -36,8 +37,12 @@ from witsd.values.ids import Ids, SubscriptionId
 from witsd.values.wire import events as wire
 from witsd.values.wire.common import UNSET, Empty
 
+log = logging.getLogger("witsd.events")
+
 #: Events read from the database, or sent in one go.
 PAGE = 500
+#: The same in bytes of event data, counted until it is reached: a single event may have megabytes.
+PAGE_BYTES = 1 << 20
 #: Subscriptions one connection may hold.
 MAX_SUBSCRIPTIONS = 64
 #: Stream names a subscription remembers as matching or not.
@@ -65,7 +70,8 @@ class LogSource(Protocol):
 
 
 TakeSnapshot = Callable[[apsw.Connection, Sequence[str], Actor], wire.Snapshot]
-MayRead = Callable[[Actor, str], bool]
+#: The last one is a database to look into where that may be waited for.
+MayRead = Callable[[Actor, str, apsw.Connection | None], bool]
 
 
 @attrs.define(eq=False)
@@ -74,6 +80,8 @@ class _Subscription:
     patterns: tuple[str, ...]
     types: frozenset[str] | None
     visible: Callable[[str], bool]
+    #: The patterns that name one stream, which was found to be readable.
+    named: frozenset[str]
     prefix: bytes
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     #: The last event looked at, for ``lagged``, and the position to come back with. While several streams are
@@ -86,7 +94,9 @@ class _Subscription:
         if wanted is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            wanted = matches_any(event.stream, self.patterns) and self.visible(event.stream)
+            wanted = event.stream in self.named or (
+                matches_any(event.stream, self.patterns) and self.visible(event.stream)
+            )
             self._known[event.stream] = wanted
         return wanted and (self.types is None or event.type in self.types)
 
@@ -122,17 +132,20 @@ class Events:
                 limit="subscriptions",
                 value=MAX_SUBSCRIPTIONS,
             )
-        for pattern in params.streams:
-            if is_exact(pattern) and not self._may_read(actor, pattern):
-                raise PermissionDenied(f"{actor.label} may not read {pattern}", needs=f"stream:{pattern}")
         logs = tuple(p for p in params.streams if p.startswith("log:"))
         if any(not is_exact(p) for p in logs):
             raise InvalidParams("name the log to follow, as in log:NAME", path="params.streams")
         patterns = tuple(p for p in params.streams if not p.startswith("log:"))
+        if actor.agent is not None and not all(map(is_exact, patterns)):
+            raise PermissionDenied(
+                f"{actor.label} names each stream it reads: a pattern would show others' too", needs="stream"
+            )
         since, since_pos = _since(params)
         log_since = {p: since[p] for p in logs if since and p in since}
 
         def look(db: apsw.Connection) -> tuple[Backlog, bool, int, dict[str, int], wire.Snapshot | None]:
+            for pattern in filter(is_exact, params.streams):
+                self._check(actor, pattern, db)
             backlog, resync = plan(db, patterns, since, since_pos)
             snapshot = self._snapshot(db, patterns, actor) if params.snapshot or resync else None
             named = {*filter(is_exact, patterns), *backlog.cursors}
@@ -146,7 +159,8 @@ class Events:
             id=subscription_id,
             patterns=patterns,
             types=None if params.types is None else frozenset(params.types),
-            visible=lambda stream: self._may_read(actor, stream),
+            visible=lambda stream: self._may_read(actor, stream, None),
+            named=frozenset(filter(is_exact, patterns)),
             prefix=(
                 b'{"jsonrpc":"2.0","method":"notifications/event","params":{"subscription_id":%b,'
                 % _encode(subscription_id)
@@ -185,10 +199,9 @@ class Events:
 
     async def read(self, actor: Actor, params: wire.EventsReadParams) -> wire.EventsReadResult:
         """A page of one stream. Raises ``ResyncRequired`` when it would begin before what is kept."""
-        if not self._may_read(actor, params.stream):
-            raise PermissionDenied(f"{actor.label} may not read {params.stream}", needs=f"stream:{params.stream}")
 
         def look(db: apsw.Connection) -> list[Event]:
+            self._check(actor, params.stream, db)
             kept = bounds(db, params.stream)
             if params.after_seq + 1 < kept.first_seq or params.after_seq > kept.last_seq:
                 raise ResyncRequired(
@@ -197,13 +210,17 @@ class Events:
                     stream=params.stream,
                     first_seq=kept.first_seq,
                 )
-            return read_stream(db, params.stream, params.after_seq, position(db)[0], params.limit)
+            return read_stream(db, params.stream, params.after_seq, position(db)[0], params.limit, PAGE_BYTES)
 
         events = await self._journal.store.read(look)
         return wire.EventsReadResult(
             events=tuple(_as_wire(event) for event in events),
             next_seq=events[-1].seq if events else params.after_seq,
         )
+
+    def _check(self, actor: Actor, stream: str, db: apsw.Connection) -> None:
+        if not self._may_read(actor, stream, db):
+            raise PermissionDenied(f"{actor.label} may not read {stream}", needs=f"stream:{stream}")
 
     def _drop(self, connection: Subscriber) -> None:
         for subscription in self._held.pop(connection, {}).values():
@@ -233,6 +250,10 @@ class Events:
                         nursery.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the connection is gone, and with it whoever would want to know
+        except* Exception:  # the boundary: a disk that cannot be read ends this subscription and no other
+            log.exception("events.subscription_failed subscription=%s", subscription.id)
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._say_lagged(connection, subscription)
         finally:
             held = self._held.get(connection)
             if held is not None:
@@ -269,15 +290,19 @@ class Events:
                 return False
             end = min(hub.end, index + PAGE)
             out = []
+            size = 0
             wants, message = subscription.wants, subscription.message
             for event in hub.slice(index, end):
+                index += 1
                 if event.pos and event.pos <= pos:
                     continue  # read from the database before it was published
                 if wants(event):
                     out.append(message(event))
                     if event.pos:  # what is only of the moment leads nowhere
                         subscription.last = (event.stream, event.seq, event.pos)
-            index = end
+                    size += len(event.data)
+                    if size >= PAGE_BYTES:
+                        break
             if out:
                 await connection.send_many(out)
 
@@ -294,7 +319,7 @@ class Events:
         """Send what of one stream lies after ``seq`` and not beyond ``pos``, where its last seq was ``end``."""
         while True:
             page = await self._journal.store.read(
-                lambda db, after=seq: read_stream(db, stream, after, pos, PAGE)  # type: ignore[misc]
+                lambda db, after=seq: read_stream(db, stream, after, pos, PAGE, PAGE_BYTES)  # type: ignore[misc]
             )
             if not page:
                 # Short of the end: the rest has been folded into an event beyond `pos`.
@@ -317,7 +342,7 @@ class Events:
         """
 
         def look(db: apsw.Connection) -> tuple[list[Event], int, int]:
-            return read_all(db, after_pos, PAGE), *position(db)
+            return read_all(db, after_pos, PAGE, PAGE_BYTES), *position(db)
 
         at_end = True
         while True:
@@ -329,7 +354,7 @@ class Events:
             page, last_pos, trimmed_pos = await self._journal.store.read(look)
             if after_pos < trimmed_pos:
                 return None
-            at_end = len(page) < PAGE
+            at_end = not page or page[-1].pos >= last_pos
             after_pos = last_pos if at_end else page[-1].pos
             out = [subscription.message(event) for event in page if subscription.wants(event)]
             if out:

@@ -76,7 +76,7 @@ async def _by_agent(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None
         params = await _params(book, run, lease)
         await book.started(run)
         if run.session_id is not None:
-            book.held_by[run.session_id] = lease.generation
+            lease.holds.add(run.session_id)
         run.handed.set()
         try:
             result = await lease.link.request("runs/execute", params, RunsExecuteResult)
@@ -94,7 +94,7 @@ async def _params(book: RunBook, run: LiveRun, lease: Lease) -> RunsExecuteParam
     session_id = run.session_id
     history, settings = None, None
     if session_id is not None:
-        fresh = book.held_by.get(session_id) != lease.generation
+        fresh = session_id not in lease.holds
         past = await book.journal.store.read(lambda db: session_rows.context(db, session_id, run.run_id))
         settings = past.settings
         if fresh:
@@ -124,7 +124,7 @@ async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> 
         try:
             process = await supervisor.spawn_for_run(unit, asked_from)
         except SpawnError as error:
-            raise AgentFailed(f"{run.agent}: {error}", reason=str(error)) from error
+            raise AgentFailed(f"{run.agent} could not be started: {error}", reason=str(error)) from error
         unit.run_processes[process.pid] = process
         errors = bytearray()
         try:

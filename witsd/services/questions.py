@@ -13,7 +13,7 @@ from witsd.services import run_rows, session_rows
 from witsd.services.run_book import RunBook
 from witsd.services.run_state import LiveRun
 from witsd.values.actor import Actor
-from witsd.values.errors import Timeout
+from witsd.values.errors import InvalidState, Timeout
 from witsd.values.ids import ItemId
 from witsd.values.items import InputRequestItem
 from witsd.values.wire import event_types as types
@@ -21,7 +21,10 @@ from witsd.values.wire import runs as wire
 
 
 async def ask(book: RunBook, run: LiveRun, actor: Actor, params: wire.InputsRequestParams) -> wire.InputsRequestResult:
-    """Put the question and wait for its answer. Raises ``Timeout`` after ``timeout_s`` without one."""
+    """Put the question and wait for its answer.
+
+    Raises ``Timeout`` after ``timeout_s`` without one, ``InvalidState`` when the run ends meanwhile.
+    """
     request_id = book.ids.new("input")
     send, receive = trio.open_memory_channel[object](1)
     item = InputRequestItem(
@@ -49,6 +52,8 @@ async def ask(book: RunBook, run: LiveRun, actor: Actor, params: wire.InputsRequ
         with trio.move_on_after(params.timeout_s or math.inf):
             response = await receive.receive()
             answered = True
+    except trio.EndOfChannel:
+        raise InvalidState("the run is over: nobody will answer", state=run.status) from None
     finally:
         del run.questions[request_id]
         if run.status == "waiting" and not run.questions:

@@ -78,6 +78,8 @@ class RunBook:
     async def end(self, run: LiveRun, status: wire.RunStatus, reason: str = "") -> None:
         """Close the run, its items and its turn of the conversation, as one transaction."""
         run.status, run.reason, run.ended_us = status, reason, self.clock.wall_us()
+        for question in run.questions.values():
+            question.close()
         closed = run.close_items(_CLOSES_AS[status])
         if status == "completed" and run.output in (UNSET, None, ""):
             run.output = run.said()

@@ -70,6 +70,11 @@ def load(db: apsw.Connection, run_id: str) -> Run | None:
     return None if row is None else view(row, load_items(db, run_id))
 
 
+def asked_by(db: apsw.Connection, run_id: str) -> tuple[str, str] | None:
+    """Its agent, and the label of the actor that started it."""
+    return db.execute("SELECT agent, actor FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+
+
 def load_items(db: apsw.Connection, run_id: str) -> tuple[Item, ...]:
     return tuple(
         _items.decode(data) for (data,) in db.execute("SELECT data FROM items WHERE run_id = ? ORDER BY n", (run_id,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 import attrs
@@ -17,9 +18,11 @@ from witsd.values.wire.common import UNSET, UnsetType
 from witsd.values.wire.event_types import ItemData, ItemDeltaData
 from witsd.values.wire.runs import ErrorInfo, Run, RunInput, RunStatus, Usage
 
-#: All text of one run together, in characters.
-MAX_TEXT = 32 << 20
+#: All text of one run together, in bytes of UTF-8. A run holds it twice, in items and output, and must fit into a
+#: message (4 MiB by default) with room for what JSON escapes; what is larger belongs into a file.
+MAX_TEXT = 3 << 19
 MAX_ITEMS = 100_000
+_MOST_COST = sys.float_info.max
 
 
 @attrs.define(eq=False)
@@ -80,6 +83,7 @@ class LiveRun:
         An item that was completed stays so: what comes later for it is ignored (event type empty).
         """
         slot = self._slots.get(item.item_id)
+        sent = _size(item.text) if isinstance(item, TEXT_ITEMS) else 0
         if slot is None:
             if len(self._slots) >= MAX_ITEMS:
                 raise LimitExceeded("the run has too many items", limit="items", value=MAX_ITEMS)
@@ -93,15 +97,15 @@ class LiveRun:
                 item = msgspec.structs.replace(item, text=before.text)
             slot.item = item
             event = "item.updated" if item.status == "in_progress" else "item.completed"
-        if isinstance(item, TEXT_ITEMS):
-            self._count(len(item.text))
+        self._count(sent)  # what deltas have brought already does not count twice
         if isinstance(item, UsageItem) and event == "item.completed":
             self.usage = attrs.evolve(
                 self.usage,
                 input_tokens=self.usage.input_tokens + item.input_tokens,
                 output_tokens=self.usage.output_tokens + item.output_tokens,
                 calls=self.usage.calls + item.calls,
-                cost_usd=self.usage.cost_usd + item.cost_usd,
+                # Beyond all numbers there is only infinity, which JSON cannot say.
+                cost_usd=max(-_MOST_COST, min(self.usage.cost_usd + item.cost_usd, _MOST_COST)),
             )
             self.model = item.model or self.model
         return event, item, slot.n
@@ -114,14 +118,18 @@ class LiveRun:
         slot = self._slots.get(item_id)
         if slot is None or slot.item.status != "in_progress" or not isinstance(slot.item, TEXT_ITEMS):
             return False
-        self._count(len(text))
+        self._count(_size(text))
         slot.parts.append(text)
         return True
 
-    def _count(self, characters: int) -> None:
-        self._text += characters
+    def _count(self, size: int) -> None:
+        self._text += size
         if self._text > MAX_TEXT:
-            raise LimitExceeded("the run has produced too much text", limit="run_text", value=MAX_TEXT)
+            raise LimitExceeded(
+                f"the run has produced more than {MAX_TEXT} bytes of text: write it to a file instead",
+                limit="run_text",
+                value=MAX_TEXT,
+            )
 
     def items(self) -> tuple[Item, ...]:
         return tuple(slot.whole() for slot in self._slots.values())
@@ -169,6 +177,10 @@ class LiveRun:
             started_at=_moment(self.started_us),
             ended_at=_moment(self.ended_us),
         )
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _moment(wall_us: int | None) -> str | UnsetType:

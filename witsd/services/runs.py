@@ -29,6 +29,7 @@ from witsd.values.actor import Actor
 from witsd.values.clock import Clock
 from witsd.values.errors import (
     AgentFailed,
+    InternalError,
     InvalidParams,
     InvalidState,
     NotFound,
@@ -68,6 +69,10 @@ class Runs:
         """Accept a run: it is durable when this returns, and starts when its agent has room."""
         if actor.agent is not None:
             actor.require_grant("agents", params.agent)
+            if params.session_id is not None:
+                raise PermissionDenied(
+                    f"{actor.label} may not speak in a session: start the run without session_id", needs="session"
+                )
         given = wire.RunInput(text=params.input) if isinstance(params.input, str) else params.input
         run = self.new_run(
             params.agent,
@@ -91,12 +96,13 @@ class Runs:
                 self.book.insert(tx, run)
                 return wire.RunStarted(run_id=run.run_id)
 
-            return once(tx, actor.label, "runs/start", params.idempotency_key, params, wire.RunStarted, make)
+            return once(tx, actor.identity, "runs/start", params.idempotency_key, params, wire.RunStarted, make)
 
-        result, made = await self.book.journal.write(work)
-        if made and isinstance(run, LiveRun):
-            self.enqueue(run)
-        return result
+        def accepted(answer: tuple[wire.RunStarted, bool]) -> None:
+            if answer[1] and isinstance(run, LiveRun):
+                self.enqueue(run)
+
+        return (await self.book.journal.write(work, then=accepted))[0]
 
     def _check_accepts(self, agent: str) -> None:
         """Raise what a caller should hear now and not from a run that fails later."""
@@ -180,12 +186,29 @@ class Runs:
     async def _execute(self, run: LiveRun, turn: trio.Event | None) -> None:
         try:
             await execute(self.book, self.supervisor, run, turn)
+        except Exception:  # the boundary: what goes wrong with one run stays with it
+            log.exception("run.bug run=%s agent=%s", run.run_id, run.agent)
+            await self._give_up(run)
         finally:
             run.handed.set()
             self._running[run.agent] -= 1
             if run.session_id is not None:
                 self._busy.discard(run.session_id)
             self._pump(run.agent)
+
+    async def _give_up(self, run: LiveRun) -> None:
+        """End a run that a bug of ours, or the disk, has stopped."""
+        run.error = wire.ErrorInfo(
+            code=InternalError.code,
+            message="an internal error; the daemon's log has it",
+            data={"name": InternalError.name, "retryable": False, "run_id": run.run_id},
+        )
+        try:
+            await self.book.end(run, "failed")
+        except Exception:  # and where its end cannot be written either, the next daemon ends it
+            log.exception("run.bug run=%s agent=%s", run.run_id, run.agent)
+            self.book.live.pop(run.run_id, None)
+            run.done.set()
 
     def stop(self, run: LiveRun, status: wire.RunStatus, reason: str) -> None:
         """Make a run end as ``status``; it is over once ``done`` is set."""
@@ -204,9 +227,9 @@ class Runs:
 
     def forget_session(self, session_id: str) -> None:
         """What agents still hold of this conversation is no longer true."""
-        self.book.held_by.pop(SessionId(session_id), None)
         closed = SessionClosedNotification(session_id=session_id)
         for unit in self.supervisor.units.values():
+            unit.holds.discard(SessionId(session_id))
             if unit.link is not None:
                 unit.link.notify("notifications/session_closed", closed)
 
@@ -219,7 +242,7 @@ class Runs:
 
     async def respond(self, actor: Actor, params: wire.RunsRespondParams) -> Empty:
         """Answer an input request; raises ``NotFound`` when it is not open (any more)."""
-        run = await self._require(params.run_id)
+        run = await self._require(actor, params.run_id)
         if not isinstance(run, LiveRun) or not questions.answer(run, params):
             raise NotFound(f"the run has no open question {params.request_id!r}", kind="input", id=params.request_id)
         return Empty()
@@ -227,8 +250,7 @@ class Runs:
     # ---- looking at runs ------------------------------------------------------------------------------
 
     async def get(self, actor: Actor, params: wire.RunIdParams) -> wire.Run:
-        run = await self._require(params.run_id)
-        _check_visible(actor, run)
+        run = await self._require(actor, params.run_id)
         return run.view() if isinstance(run, LiveRun) else run
 
     async def list(self, actor: Actor, params: wire.RunsListParams) -> wire.RunPage:
@@ -249,8 +271,7 @@ class Runs:
 
     async def wait(self, actor: Actor, params: wire.RunsWaitParams) -> wire.Run:
         """The run once it is over. Raises ``Timeout`` when it is not over in time; it goes on then."""
-        run = await self._require(params.run_id)
-        _check_visible(actor, run)
+        run = await self._require(actor, params.run_id)
         if isinstance(run, wire.Run):
             return run
         with trio.move_on_after(params.timeout_s or float("inf")):
@@ -260,21 +281,27 @@ class Runs:
 
     async def cancel(self, actor: Actor, params: wire.RunsCancelParams) -> wire.Run:
         """End a run; returns it as it ended. No error for one that is over."""
-        run = await self._require(params.run_id)
-        _check_visible(actor, run)
+        run = await self._require(actor, params.run_id)
         if isinstance(run, wire.Run):
             return run
         self.stop(run, "cancelled", params.reason or f"cancelled by {actor.label}")
         await run.done.wait()
         return run.view()
 
-    async def _require(self, run_id: str) -> LiveRun | wire.Run:
+    async def _require(self, actor: Actor, run_id: str) -> LiveRun | wire.Run:
+        """An agent sees its own runs and those it started; everybody else is bound by scopes."""
         live = self.book.live.get(RunId(run_id))
         if live is not None:
+            _check_visible(actor, live.agent, live.actor)
             return live
-        found = await self.book.journal.store.read(lambda db: run_rows.load(db, run_id))
-        if found is None:
+
+        def look(db: apsw.Connection) -> tuple[wire.Run | None, tuple[str, str] | None]:
+            return run_rows.load(db, run_id), run_rows.asked_by(db, run_id)
+
+        found, asked = await self.book.journal.store.read(look)
+        if found is None or asked is None:
             raise NotFound(f"there is no run {run_id!r}", kind="run", id=run_id)
+        _check_visible(actor, *asked)
         return found
 
     # ---- start and end of the daemon ------------------------------------------------------------------
@@ -302,15 +329,15 @@ class Runs:
             run.refold(events[run.run_id])
             await self.book.end(run, "interrupted", "the daemon ended while it ran")
 
-    async def close(self, grace_s: float) -> None:
-        """Take no more work, give what runs ``grace_s`` to finish, interrupt the rest. Queued runs stay queued."""
+    async def close(self, patience: trio.CancelScope) -> None:
+        """Take no more work, let what runs finish within ``patience``, interrupt the rest. Queued runs stay queued."""
         self._closing = True
         for run in self.book.live.values():
             if run.status == "queued" and run not in self._queues[run.agent]:
                 run.stop_as = "queued"  # waits for its agent: the next daemon takes it up again
                 run.scope.cancel()
         running = [run for run in self.book.live.values() if run.status != "queued"]
-        with trio.move_on_after(grace_s):
+        with patience:
             for run in running:
                 await run.done.wait()
             return
@@ -321,11 +348,8 @@ class Runs:
             await run.done.wait()
 
 
-def _check_visible(actor: Actor, run: LiveRun | wire.Run) -> None:
-    """An agent sees its own runs and those it started; everybody else is bound by scopes."""
-    if actor.agent is None or run.agent == actor.agent:
-        return
-    if isinstance(run, LiveRun) and run.actor == actor.label:
+def _check_visible(actor: Actor, agent: str, asked_by: str) -> None:
+    if actor.agent is None or agent == actor.agent or asked_by == actor.label:
         return
     raise PermissionDenied(f"{actor.label} may not see this run", needs="grants.agents")
 
@@ -334,7 +358,7 @@ def cursor_number(cursor: str | None) -> int | None:
     """A list's cursor as the number it is; raises ``InvalidParams`` for one that was made up."""
     if cursor is None:
         return None
-    if not cursor.isdigit():
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
         raise InvalidParams("not a cursor: give back next_cursor as it came", path="params.cursor")
     return int(cursor)
 
@@ -345,5 +369,7 @@ async def open_runs(journal: Journal, supervisor: Supervisor, clock: Clock, ids:
     deltas = Deltas(journal)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deltas.run)
-        yield Runs(RunBook(journal, clock, ids, deltas), supervisor, nursery)
+        runs = Runs(RunBook(journal, clock, ids, deltas), supervisor, nursery)
+        supervisor.on_defined = runs._pump
+        yield runs
         nursery.cancel_scope.cancel()

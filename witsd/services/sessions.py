@@ -45,7 +45,7 @@ class Sessions:
                 return self._insert(tx, params.agent, params.title, params.settings, None)
 
             key = params.idempotency_key
-            return once(tx, actor.label, "sessions/create", key, params, wire.Session, make)[0]
+            return once(tx, actor.identity, "sessions/create", key, params, wire.Session, make)[0]
 
         return await self._journal.write(work)
 
@@ -104,16 +104,18 @@ class Sessions:
                 return wire.PromptResult(run_id=run.run_id, message_id=message_id)
 
             key = params.idempotency_key
-            return once(tx, actor.label, "sessions/prompt", key, params, wire.PromptResult, make)
+            return once(tx, actor.identity, "sessions/prompt", key, params, wire.PromptResult, make)
 
-        result, made = await self._journal.write(work)
-        if made and isinstance(run, LiveRun):
+        def accepted(answer: tuple[wire.PromptResult, bool]) -> None:
+            if not answer[1] or not isinstance(run, LiveRun):
+                return
             if params.while_running == "interrupt":
                 for earlier in list(self._runs.book.live.values()):
                     if earlier.session_id == params.session_id:
                         self._runs.stop(earlier, "cancelled", "interrupted by the next message")
             self._runs.enqueue(run)
-        return result
+
+        return (await self._journal.write(work, then=accepted))[0]
 
     def _title(self, tx: Tx, session_id: str, text: str) -> None:
         title = " ".join(text.split())
@@ -256,9 +258,7 @@ class Sessions:
             )
             return self._updated(tx, params.session_id)
 
-        session = await self._journal.write(work)
-        self._runs.forget_session(params.session_id)
-        return session
+        return await self._journal.write(work, then=lambda _: self._runs.forget_session(params.session_id))
 
     async def delete(self, actor: Actor, params: wire.SessionIdParams) -> Empty:
         await self._end_runs(params.session_id, "the session was deleted")
@@ -270,8 +270,7 @@ class Sessions:
             data = types.SessionDeletedData(session_id=params.session_id)
             tx.emit(entry(f"session:{params.session_id}", "session.deleted", data, seals=True))
 
-        await self._journal.write(work)
-        self._runs.forget_session(params.session_id)
+        await self._journal.write(work, then=lambda _: self._runs.forget_session(params.session_id))
         return Empty()
 
     async def _end_runs(self, session_id: str, reason: str) -> None:

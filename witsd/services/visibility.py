@@ -18,8 +18,11 @@ from witsd.values.wire.events import Snapshot
 _SESSIONS = 200
 
 
-def may_read(runs: Runs, actor: Actor, stream: str) -> bool:
-    """A client reads by scope; an agent reads what is its own: its stream, its log, its runs and sessions."""
+def may_read(runs: Runs, actor: Actor, stream: str, db: apsw.Connection | None = None) -> bool:
+    """A client reads by scope; an agent reads what is its own: its stream, its log, its runs and sessions.
+
+    Of these without ``db`` only what is on now is known to be its own.
+    """
     if actor.agent is None:
         if stream == "audit":
             return Scope.ADMIN in actor.scopes
@@ -29,9 +32,15 @@ def may_read(runs: Runs, actor: Actor, stream: str) -> bool:
         return name == actor.agent
     if kind == "run":
         run = runs.book.live.get(RunId(name))
-        return run is not None and (run.agent == actor.agent or run.actor == actor.label)
+        if run is not None:
+            return run.agent == actor.agent or run.actor == actor.label
+        asked = run_rows.asked_by(db, name) if db is not None else None
+        return asked is not None and (asked[0] == actor.agent or asked[1] == actor.label)
     if kind == "session":
-        return any(r.session_id == name and r.agent == actor.agent for r in runs.book.live.values())
+        if db is not None:
+            session = session_rows.find(db, name)
+            return session is not None and session.agent == actor.agent
+        return any(r.session_id == name and r.agent == actor.agent for r in list(runs.book.live.values()))
     return False
 
 
@@ -45,7 +54,7 @@ def snapshot(
     """
 
     def wanted(stream: str) -> bool:
-        return matches_any(stream, patterns) and may_read(runs, actor, stream)
+        return matches_any(stream, patterns) and may_read(runs, actor, stream, db)
 
     agents = tuple(unit.view() for name, unit in sorted(supervisor.units.items()) if wanted(f"agent:{name}"))
     run_ids = [pattern[4:] for pattern in patterns if pattern.startswith("run:") and is_exact(pattern)]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from pathlib import Path
 
 import attrs
 import msgspec
 import tomli_w
 
+from witsd.values import toml_text
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.system import DefinitionError
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _FIELD = re.compile(r"field `([^`]+)`")
-_SYNTAX = re.compile(r" \(at line (\d+), column \d+\)$")
-_TABLE = re.compile(r"^\s*\[\s*([A-Za-z0-9_.\"'-]+)\s*\]")
 
 
 @attrs.frozen
@@ -36,6 +34,8 @@ def load(folder: Path) -> Definitions:
     errors: list[DefinitionError] = []
     broken: set[str] = set()
     for file in sorted(folder.glob("*.toml")):
+        if file.name.startswith("."):
+            continue  # an editor's, for as long as it has the file open
         result = parse(file)
         if isinstance(result, DefinitionError):
             errors.append(result)
@@ -52,21 +52,18 @@ def parse(file: Path) -> AgentSpec | DefinitionError:
     except (OSError, UnicodeDecodeError) as error:
         return DefinitionError(file=str(file), line=0, message=f"cannot be read: {error}")
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        found = _SYNTAX.search(str(error))
-        message = _SYNTAX.sub("", str(error))
-        line = int(found[1]) if found else len(text.splitlines())
-        return DefinitionError(file=str(file), line=line, message=f"not valid TOML: {message}")
+        table = toml_text.parse(text)
+    except toml_text.TomlError as error:
+        return DefinitionError(file=str(file), line=error.line, message=f"not valid TOML: {error}")
     try:
         spec = msgspec.convert(table, AgentSpec)
     except msgspec.ValidationError as error:
         message, path = explain(error)
-        return DefinitionError(file=str(file), line=line_of(text, path), message=message)
+        return DefinitionError(file=str(file), line=toml_text.line_of(text, path), message=message)
     if spec.name != file.stem:
         return DefinitionError(
             file=str(file),
-            line=line_of(text, "name"),
+            line=toml_text.line_of(text, "name"),
             message=f"`name` is {spec.name!r} but the file is called {file.name}: make them agree",
         )
     return spec
@@ -90,50 +87,44 @@ def explain(error: msgspec.ValidationError) -> tuple[str, str]:
     return message, path
 
 
-def line_of(text: str, path: str) -> int:
-    """The line, from 1, on which the key at ``path`` stands; 0 where it is not in the text."""
-    keys = [key for key in re.split(r"[.\[\]]+", path) if key and key != "..."]
-    if not keys:
-        return 0
-    table = ""
-    best = 0
-    for number, line in enumerate(text.splitlines(), 1):
-        header = _TABLE.match(line)
-        if header:
-            table = header[1]
-            if table == ".".join(keys):
-                return number
-            if table == keys[0]:
-                best = best or number
-            continue
-        here = table.split(".") if table else []
-        rest = keys[len(here) :] if keys[: len(here)] == here else []
-        if rest and re.match(rf"""\s*["']?{re.escape(rest[0])}["']?\s*[.=]""", line):
-            return number
-    return best
+class Unwritable(ValueError):
+    """A definition holds what TOML has no word for, at ``path``."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"`{path}` is null, which a definition cannot hold")
+        self.path = path
 
 
 def write(folder: Path, spec: AgentSpec) -> Path:
-    """Write ``<name>.toml`` so that a crash leaves either the old file or the new one."""
+    """Write ``<name>.toml`` so that a crash leaves either the old file or the new one.
+
+    Raises ``Unwritable``, and ``OSError`` as the disk has it; the old file is as it was then.
+    """
+    table = _without_none(msgspec.to_builtins(spec))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = folder / f"{spec.name}.toml"
     temporary = folder / f".{spec.name}.toml.new"
-    table = msgspec.to_builtins(spec)
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        tomli_w.dump(_without_none(table), out)
+        tomli_w.dump(table, out)
         out.flush()
         os.fsync(out.fileno())
     os.replace(temporary, file)
     return file
 
 
-def _without_none(table: dict[str, object]) -> dict[str, object]:
+def _without_none(table: dict[str, object], path: str = "") -> dict[str, object]:
     # TOML has no null; an absent key says the same.
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in table.items()
-        if value is not None
-    }
+    return {key: _writable(value, f"{path}{key}") for key, value in table.items() if value is not None}
+
+
+def _writable(value: object, path: str) -> object:
+    if value is None:
+        raise Unwritable(path)
+    if isinstance(value, dict):
+        return _without_none(value, f"{path}.")
+    if isinstance(value, list | tuple):
+        return [_writable(element, f"{path}[{n}]") for n, element in enumerate(value)]
+    return value
 
 
 def remove(folder: Path, name: str) -> None:

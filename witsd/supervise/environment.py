@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from witsd.supervise.identity import MARK
+from witsd.supervise.identity import AGENT, MARK
 from witsd.values.spec import AgentSpec
 
 #: What says who and where the user is, and nothing else.
@@ -15,8 +15,8 @@ _TAKEN_OVER = ("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE",
 
 
 def working_folder(spec: AgentSpec) -> Path:
-    """Where the agent's process starts."""
-    return Path(spec.cwd).expanduser()
+    """Where the agent's process starts. ``~nobody`` stays as it is, and is then a folder that does not exist."""
+    return Path(os.path.expanduser(spec.cwd))
 
 
 def build(spec: AgentSpec, *, mark: str, socket: Path, run_dir: Path, daemon: Mapping[str, str]) -> dict[str, str]:
@@ -25,10 +25,10 @@ def build(spec: AgentSpec, *, mark: str, socket: Path, run_dir: Path, daemon: Ma
     # The daemon's own bin folder comes first, so that ``python`` finds the SDK.
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), daemon.get("PATH", os.defpath)))
     env["PYTHONUNBUFFERED"] = "1"
-    env["WITSD_AGENT"] = spec.name
     env["WITSD_LISTEN_UNIX"] = str(socket)
     env["WITSD_RUN_DIR"] = str(run_dir)
     env |= {name: daemon[name] for name in spec.pass_env if name in daemon}
     env |= spec.env
+    env[AGENT] = spec.name
     env[MARK] = mark
     return env

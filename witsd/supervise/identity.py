@@ -11,6 +11,8 @@ import attrs
 
 #: Set in every agent's environment: says which daemon's it is, also for descendants that went away.
 MARK = "WITSD_INSTANCE"
+#: Set beside it: which agent's.
+AGENT = "WITSD_AGENT"
 
 
 @attrs.frozen
@@ -49,9 +51,12 @@ def is_same(identity: Identity) -> bool:
     return identity.boot_id == boot_id() and start_time(identity.pid) == identity.start_time
 
 
-def marked(mark: str) -> list[int]:
-    """The pids, zombies excepted, whose environment carries this daemon's mark. Blocks: ~25 us a process."""
-    wanted = f"{MARK}={mark}".encode()
+def marked(mark: str, agent: str = "") -> list[int]:
+    """The pids, zombies excepted, whose environment carries this daemon's mark. Blocks: ~25 us a process.
+
+    With ``agent``, only those of that agent.
+    """
+    wanted = _wanted(mark, agent)
     me = os.getpid()
     found = []
     for entry in os.scandir("/proc"):
@@ -62,26 +67,26 @@ def marked(mark: str) -> list[int]:
                 environment = file.read(1 << 20)
         except OSError:
             continue
-        if wanted in environment.split(b"\0"):
+        if wanted <= set(environment.split(b"\0")):
             found.append(int(entry.name))
     return found
 
 
-def kill_marked(mark: str, *, deadline_s: float = 5.0) -> int:
-    """SIGKILL everything that carries the mark until nothing does; returns how many were signalled.
+def kill_marked(mark: str, agent: str = "", *, deadline_s: float = 5.0) -> int:
+    """SIGKILL everything that ``marked`` finds until it finds nothing; returns how many were signalled.
 
     Each is opened as a pidfd and its mark read again through it, so a reused pid is never hit. Blocks.
     """
     killed: set[int] = set()
     give_up = time.monotonic() + deadline_s
-    while pids := marked(mark):
+    while pids := marked(mark, agent):
         for pid in pids:
             try:
                 handle = os.pidfd_open(pid)
             except OSError:
                 continue
             try:
-                if pid in marked_among((pid,), mark):
+                if pid in marked_among((pid,), mark, agent):
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
                     killed.add(pid)
             except OSError:
@@ -94,13 +99,18 @@ def kill_marked(mark: str, *, deadline_s: float = 5.0) -> int:
     return len(killed)
 
 
-def marked_among(pids: tuple[int, ...], mark: str) -> set[int]:
+def _wanted(mark: str, agent: str) -> set[bytes]:
+    wanted = {f"{MARK}={mark}".encode()}
+    return wanted | {f"{AGENT}={agent}".encode()} if agent else wanted
+
+
+def marked_among(pids: tuple[int, ...], mark: str, agent: str = "") -> set[int]:
     """Those of ``pids`` that carry the mark now."""
-    wanted = f"{MARK}={mark}".encode()
+    wanted = _wanted(mark, agent)
     found = set()
     for pid in pids:
         try:
-            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if wanted <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
                 found.add(pid)
         except OSError:
             continue

@@ -127,8 +127,9 @@ def _start(life: Lifecycle, by_hand: bool, spec: AgentSpec, now: float) -> Step:
             return _spawn(life, spec, now)
         case "failed" | "backoff" if by_hand:
             return _spawn(life, spec, now)
-        case "stopping":
-            return attrs.evolve(life, wanted=True), ()
+        case "stopping" if not life.wanted:
+            # Why it was stopped no longer matters; left standing, it would count as a failure (_exited).
+            return attrs.evolve(life, wanted=True, reason=""), ()
     return life, ()
 
 

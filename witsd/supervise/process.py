@@ -52,8 +52,15 @@ class Exit:
 
     def __str__(self) -> str:
         if self.signal is not None:
-            return f"was killed by {signal.Signals(self.signal).name}"
+            return f"was killed by {_signal_name(self.signal)}"
         return f"exited with code {self.code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 class Spawner:
@@ -85,6 +92,8 @@ class Spawner:
         # A fork takes milliseconds; the deadline only keeps a broken machine from hanging us for ever.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
             await done.wait()
+        if not done.is_set():
+            raise TimeoutError("the machine took more than 30 s to fork")
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
@@ -115,7 +124,7 @@ def resolve(command: Sequence[str], cwd: Path, path: str) -> list[str]:
         raise SpawnError(f"its working folder {cwd} does not exist")
     program = command[0]
     if "/" in program:
-        full = cwd / Path(program).expanduser()
+        full = cwd / os.path.expanduser(program)  # unlike Path's, it never raises
         if not full.exists():
             raise SpawnError(f"the program {full} does not exist")
         if not full.is_file() or not os.access(full, os.X_OK):
@@ -178,7 +187,8 @@ class Process:
         if self._reaped:
             return
         self._reaped = True
-        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        # One that not even SIGKILL could end by now hangs in the kernel: it is left, and the loop is not held up.
+        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         # Popen must not wait for this pid itself when it is collected.
         self._popen.returncode = info.si_status if info else -1
         os.close(self._pidfd)
@@ -201,7 +211,7 @@ async def spawn(spawner: Spawner, command: Sequence[str], *, cwd: Path, env: Map
     else:
         launch = [sys.executable, "-I", "-S", "-c", _LAUNCH_PYTHON, daemon, *argv]
 
-    def fork() -> tuple[subprocess.Popen[bytes], int]:
+    def fork() -> tuple[subprocess.Popen[bytes], list[int]]:
         popen = subprocess.Popen(
             launch,
             cwd=cwd,
@@ -212,24 +222,32 @@ async def spawn(spawner: Spawner, command: Sequence[str], *, cwd: Path, env: Map
             bufsize=0,
             start_new_session=True,
         )
+        handles: list[int] = []
+        pipes = (popen.stdin, popen.stdout, popen.stderr)
         try:
-            return popen, os.pidfd_open(popen.pid)
-        except OSError:
+            handles.append(os.pidfd_open(popen.pid))
+            for pipe in pipes:
+                assert pipe is not None
+                handles.append(os.dup(pipe.fileno()))
+        except OSError:  # out of descriptors: what nobody can talk to must not go on running
             popen.kill()
             popen.wait()
+            for handle in handles:
+                os.close(handle)
             raise
+        finally:
+            for pipe in pipes:
+                assert pipe is not None
+                pipe.close()
+        return popen, handles
 
     try:
-        popen, pidfd = await spawner.run(fork)
-    except OSError as error:
-        raise SpawnError(f"could not be started: {error}") from error
-    streams = []
-    for pipe in (popen.stdin, popen.stdout, popen.stderr):
-        assert pipe is not None
-        streams.append(trio.lowlevel.FdStream(os.dup(pipe.fileno())))
-        pipe.close()
+        popen, (pidfd, *pipes) = await spawner.run(fork)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        # ValueError: a zero byte in an argument, an "=" in a variable's name
+        raise SpawnError(str(error)) from error
+    stdin, stdout, stderr = map(trio.lowlevel.FdStream, pipes)
     identity = Identity(popen.pid, start_time(popen.pid) or 0, boot_id())
-    stdin, stdout, stderr = streams
     return Process(identity, stdin, stdout, stderr, pidfd, popen)
 
 

@@ -21,16 +21,18 @@ from witsd.supervise.environment import build, working_folder
 from witsd.supervise.identity import Identity, is_same, kill_marked
 from witsd.supervise.lifecycle import Lifecycle, Restarted, Start, Stop
 from witsd.supervise.link import AgentLink
-from witsd.supervise.process import Process, reap_adopted, spawn
+from witsd.supervise.process import Process, SpawnError, reap_adopted, spawn
 from witsd.supervise.unit import Surroundings, Unit
 from witsd.values.actor import Actor
 from witsd.values.errors import AgentFailed, InvalidState, NotFound, Timeout
-from witsd.values.ids import AgentName
+from witsd.values.ids import AgentName, SessionId
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.system import DefinitionError
 
 log = logging.getLogger("witsd.supervise")
 
+#: How long a removed agent may take beyond its ``grace_s``, in seconds.
+_RETIRE_S = 10.0
 #: A change of these alone takes effect without a new process.
 _POLICY = frozenset(
     {"start", "idle_stop_s", "skills", "description", "restart", "ready", "stop", "health", "limits", "stream"}
@@ -44,6 +46,8 @@ class Lease:
     unit: Unit
     link: AgentLink
     generation: int
+    #: The sessions that this process has been told of: ``Unit.holds`` of its time.
+    holds: set[SessionId]
 
     async def why_gone(self) -> str:
         """Why the agent went away in the middle: waits, bounded, for its exit to be known."""
@@ -63,6 +67,8 @@ class Supervisor:
     _nursery: trio.Nursery
     units: dict[AgentName, Unit] = attrs.field(factory=dict)
     errors: tuple[DefinitionError, ...] = ()
+    #: Told of each definition that has changed: runs may wait for what it now allows.
+    on_defined: Callable[[AgentName], None] = lambda name: None
     _defining: trio.Lock = attrs.field(factory=trio.Lock)
     _begun: bool = False
 
@@ -154,13 +160,18 @@ class Supervisor:
             unit.tell(Start(by_hand=True))
         elif differs and unit.life.state == "failed":
             unit.tell(Stop())  # what failed was another command
+        self.on_defined(name)
 
     async def _retire(self, unit: Unit) -> None:
-        unit.tell(Stop("removed"))
-        while unit.life.state not in ("inactive", "failed"):
-            await unit.wait_change()
-        unit.end()
+        # Nobody finds it from here on, so nobody starts it again while it stops.
         self.units.pop(unit.name, None)
+        unit.tell(Stop("was removed"))
+        # Whoever asked for it may be gone by now; half a removal would leave a unit that belongs to nothing.
+        deadline = trio.current_time() + unit.spec.stop.grace_s + _RETIRE_S
+        with trio.CancelScope(shield=True, deadline=deadline):
+            while unit.life.state not in ("inactive", "failed"):
+                await unit.wait_change()
+        unit.end()
         await self.shared.journal.append(
             statements=(("DELETE FROM agents WHERE name = ?", (unit.spec.name,)),), keep=True
         )
@@ -240,26 +251,35 @@ class Supervisor:
                 case "inactive":
                     raise InvalidState(f"{unit.name} is stopped: witsd agent start {unit.name}", state="inactive")
             await unit.wait_change()
-        return Lease(unit, unit.link, unit.generation)
+        return Lease(unit, unit.link, unit.generation, unit.holds)
 
     async def spawn_for_run(self, unit: Unit, asked_from: str) -> Process:
-        """A fresh process of a ``run_per_request`` agent. The caller ends and reaps it.
+        """A fresh process of a ``run_per_request`` agent. The caller ends and reaps it. Raises ``SpawnError``.
 
         It starts in its definition's folder, where relative paths in its command lead somewhere;
         ``asked_from``, the folder of whoever asks, is in ``WITSD_INPUT_CWD``.
         """
         shared = self.shared
         run_dir = shared.run_root / unit.spec.name
-        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise SpawnError(f"its folder cannot be made: {error}") from error
         env = build(unit.spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
         env["WITSD_INPUT_CWD"] = asked_from
         return await spawn(shared.spawner, unit.spec.command, cwd=working_folder(unit.spec), env=env)
 
     async def stop_all(self) -> None:
-        """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``."""
+        """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``.
+
+        Then what left its agent's group, and so outlived it, goes as it would at the next start.
+        """
         async with trio.open_nursery() as nursery:
             for unit in list(self.units.values()):
                 nursery.start_soon(self._stop_for_shutdown, unit)
+        swept = await trio.to_thread.run_sync(kill_marked, self.shared.mark)
+        if swept:
+            log.warning("supervise.swept processes=%d", swept)
 
     async def _stop_for_shutdown(self, unit: Unit) -> None:
         if unit.life.state == "failed":

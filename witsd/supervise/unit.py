@@ -16,6 +16,7 @@ import trio
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal
 from witsd.supervise import environment
+from witsd.supervise.identity import kill_marked
 from witsd.supervise.lifecycle import (
     Broken,
     Effect,
@@ -29,11 +30,11 @@ from witsd.supervise.lifecycle import (
 )
 from witsd.supervise.link import AgentLink, OpenLink
 from witsd.supervise.logs import Logs
-from witsd.supervise.process import Exit, Process, Spawner, SpawnError, spawn
+from witsd.supervise.process import Exit, Process, Spawner, SpawnError, adopted, spawn
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, rfc3339
 from witsd.values.errors import WitsdError
-from witsd.values.ids import AgentName, Ids
+from witsd.values.ids import AgentName, Ids, SessionId
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.agents import Agent, AgentHealth
 from witsd.values.wire.common import UNSET, Empty
@@ -95,6 +96,8 @@ class Unit:
     since_us: int = 0
     #: Counts processes, so that what was said to one is known not to have reached the next.
     generation: int = 0
+    #: The sessions that its process keeps in memory; any other has to be told of its past.
+    holds: set[SessionId] = attrs.field(factory=set)
     #: Runs that hold it up; an on-demand agent with none is stopped after ``idle_stop_s``.
     leases: int = 0
     last_exit: str = ""
@@ -162,13 +165,18 @@ class Unit:
 
     async def run(self) -> None:
         """Supervise until cancelled. Only ever one process: a new one is spawned after the last is reaped."""
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                while True:
-                    event, handled = await self._next()
-                    self._handle(event, nursery)
-                    if handled is not None:
-                        handled.set()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    while True:
+                        event, handled = await self._next()
+                        self._handle(event, nursery)
+                        if handled is not None:
+                            handled.set()
+        finally:
+            for _, handled in self._inbox:  # told in the moment it was removed
+                if handled is not None:
+                    handled.set()
 
     def end(self) -> None:
         """End the task; for a unit whose process is gone."""
@@ -270,6 +278,14 @@ class Unit:
 
     async def _live(self) -> None:
         """One process from fork to reaping; its end is told exactly once."""
+        try:
+            ended = await self._one_process()
+        except Exception:  # the boundary: what goes wrong with one agent stays with it
+            log.exception("agent.bug agent=%s", self.name)
+            ended = Exited("met an internal error, which the daemon's log has", failure=True)
+        self.tell(ended)
+
+    async def _one_process(self) -> Exited:
         shared, spec = self.shared, self.spec
         run_dir = shared.run_root / spec.name
         env = environment.build(spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
@@ -278,11 +294,11 @@ class Unit:
             run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             process = await spawn(shared.spawner, command, cwd=environment.working_folder(spec), env=env)
         except (SpawnError, OSError) as error:
-            self.last_exit = str(error)
-            await shared.logs.of(spec.name).write("witsd", [str(error).encode()])
-            self.tell(Exited(str(error), failure=True))
-            return
+            reason = self.last_exit = f"could not be started: {error}"
+            await shared.logs.of(spec.name).write("witsd", [reason.encode()])
+            return Exited(reason, failure=True)
         self.process = process
+        self.holds = set()
         self.record(publish=False)  # its identity, before it can leave anything behind
         exit_status: Exit | None = None
         try:
@@ -312,7 +328,9 @@ class Unit:
             self.last_exit = str(exit_status) if exit_status else "did not end"
             self._set_health("unknown")
             shutil.rmtree(run_dir, ignore_errors=True)
-        self.tell(Exited(str(exit_status), failure=not exit_status.clean))
+        if adopted():  # what left its group came to us when its parents went: it goes with its agent
+            await trio.to_thread.run_sync(kill_marked, shared.mark, spec.name)
+        return Exited(str(exit_status), failure=not exit_status.clean)
 
     async def _ready_after(self) -> None:
         await trio.sleep(self.spec.ready.after_s)

@@ -41,6 +41,11 @@ class Actor:
     #: What revokes this actor while it is connected: a token's or a browser session's id.
     credential: str | None = None
 
+    @property
+    def identity(self) -> str:
+        """Who it is for good: two tokens of one name are two callers."""
+        return self.credential or self.label
+
     def require(self, scope: Scope) -> None:
         """Raises ``PermissionDenied`` naming the scope unless the actor holds it."""
         if scope not in self.scopes:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -15,11 +13,12 @@ import attrs
 import msgspec
 from msgspec import Meta
 
+from witsd.values import toml_text
 from witsd.values.config_models import ModelsConfig, ProviderConfig
 
 Count = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1024)]
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +48,7 @@ class Journal:
     """How durable and how long. ``compact_after_s`` counts from the end of a run."""
 
     synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = "FULL"
-    max_age_days: Annotated[float, Meta(gt=0)] = 30
+    max_age_days: Annotated[float, Meta(gt=0, le=36_500)] = 30
     max_bytes: Bytes = 1 << 30
     compact_after_s: Seconds = 300
 
@@ -59,7 +58,7 @@ class Logs:
     """Each agent's log: a file of ``max_bytes`` and ``files`` older ones."""
 
     max_bytes: Bytes = 10 << 20
-    files: Count = 4
+    files: Annotated[int, Meta(ge=1, le=1000)] = 4
 
 
 @attrs.frozen(kw_only=True)
@@ -101,18 +100,16 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
     kinds = get_type_hints(Settings, include_extras=True)
     for section in table:
         if section not in (*kinds, "providers"):
-            raise ConfigError(_at(file, text, section, "", f"unknown section [{section}]"))
+            raise ConfigError(_at(file, text, section, f"unknown section [{section}]"))
     for section, kind in kinds.items():
         if section == "models":
             continue
         keys = get_type_hints(kind, include_extras=True)
         values: dict[str, Any] = {}
-        here = table.get(section, {})
-        if not isinstance(here, dict):
-            raise ConfigError(_at(file, text, "", section, f"`{section}` must be a table: [{section}]"))
+        here = _table(file, text, table, section)
         for key in here:
             if key not in keys:
-                raise ConfigError(_at(file, text, section, key, f"unknown key `{section}.{key}`"))
+                raise ConfigError(_at(file, text, f"{section}.{key}", f"unknown key `{section}.{key}`"))
         for key, hint in keys.items():
             name = f"{section}.{key}"
             variable = f"WITSD_{section}_{key}".upper()
@@ -126,28 +123,31 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
                 try:
                     values[key] = msgspec.convert(here[key], hint)
                 except msgspec.ValidationError as error:
-                    raise ConfigError(_at(file, text, section, key, f"`{name}`: {str(error).lower()}")) from None
+                    raise ConfigError(_at(file, text, name, f"`{name}`: {_lower(error)}")) from None
                 origins[name] = str(file)
             else:
                 origins[name] = "default"
         sections[section] = kind(**values)
+    sections["models"], origins["models.default"] = _models(file, text, table, env, given_flags)
     if given_flags:
         raise ConfigError(f"there is no setting {next(iter(given_flags))!r}: witsd config show lists them")
-    sections["models"], origins["models.default"] = _models(file, text, table, env)
+    variables = {f"WITSD_{name}".upper().replace(".", "_") for name in origins}
+    for variable in env:
+        if variable.startswith(tuple(f"WITSD_{section}_".upper() for section in kinds)) and variable not in variables:
+            raise ConfigError(f"{variable}: there is no such setting: witsd config show lists them")
     return Loaded(Settings(**sections), origins)
 
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
+        return text, toml_text.parse(text)
     except FileNotFoundError:
         return "", {}
+    except toml_text.TomlError as error:
+        raise ConfigError(f"{file}:{error.line}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        raise ConfigError(f"{file}:{line[1] if line else 0}: not valid TOML: {error}") from None
 
 
 def _flag(flag: str) -> tuple[str, str]:
@@ -165,45 +165,57 @@ def _from_text(text: str, hint: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where} = {text!r}: {str(error).lower()}") from None
+        raise ConfigError(f"{where} = {text!r}: {_lower(error)}") from None
 
 
-def _models(file: Path, text: str, table: dict[str, Any], env: Mapping[str, str]) -> tuple[ModelsConfig, str]:
+def _models(
+    file: Path, text: str, table: dict[str, Any], env: Mapping[str, str], flags: dict[str, str]
+) -> tuple[ModelsConfig, str]:
     origin = "default"
-    section = dict(table.get("models", {}))
-    if unknown := set(section) - {"default"}:
-        key = min(unknown)
-        raise ConfigError(_at(file, text, "models", key, f"unknown key `models.{key}`"))
-    default = section.get("default", "auto")
-    if "default" in section:
-        origin = str(file)
-    if "WITSD_MODELS_DEFAULT" in env:
+    default: Any = "auto"
+    section = _table(file, text, table, "models")
+    for key in section:
+        if key != "default":
+            raise ConfigError(_at(file, text, f"models.{key}", f"unknown key `models.{key}`"))
+    if "models.default" in flags:
+        default, origin = flags.pop("models.default"), "flag"
+    elif "WITSD_MODELS_DEFAULT" in env:
         default, origin = env["WITSD_MODELS_DEFAULT"], "environment WITSD_MODELS_DEFAULT"
+    elif "default" in section:
+        default, origin = section["default"], str(file)
+        if not isinstance(default, str):
+            raise ConfigError(_at(file, text, "models.default", "`models.default`: write the model's name as a string"))
     providers = []
     known = {field.name for field in attrs.fields(ProviderConfig)} - {"name"}
-    for name, values in table.get("providers", {}).items():
+    given = _table(file, text, table, "providers")
+    for name in given:
         where = f"providers.{name}"
-        if not isinstance(values, dict):
-            raise ConfigError(_at(file, text, "providers", name, f"`{where}` must be a table"))
+        values = _table(file, text, given, name, "providers.")
         for key in values:
             if key not in known:
-                raise ConfigError(_at(file, text, where, key, f"unknown key `{where}.{key}`"))
+                raise ConfigError(_at(file, text, f"{where}.{key}", f"unknown key `{where}.{key}`"))
         try:
             providers.append(msgspec.convert({**values, "name": name}, ProviderConfig))
         except (msgspec.ValidationError, ValueError) as error:
-            raise ConfigError(_at(file, text, where, "", str(error))) from None
-    return ModelsConfig(default=str(default), providers=tuple(providers)), origin
+            wrong = next((key for key in values if f"`{key}`" in str(error) or f"$.{key}" in str(error)), "")
+            raise ConfigError(_at(file, text, f"{where}.{wrong}", f"`{where}`: {_lower(error)}")) from None
+    return ModelsConfig(default=default, providers=tuple(providers)), origin
 
 
-def _at(file: Path, text: str, section: str, key: str, message: str) -> str:
+def _table(file: Path, text: str, table: dict[str, Any], name: str, above: str = "") -> dict[str, Any]:
+    """The table called ``name``; empty where there is none."""
+    found = table.get(name, {})
+    if not isinstance(found, dict):
+        raise ConfigError(_at(file, text, above + name, f"`{above}{name}` must be a table: [{above}{name}]"))
+    return found
+
+
+def _at(file: Path, text: str, path: str, message: str) -> str:
     """``file:line: message``, the line being that of the key, or of its section."""
-    line, table = 0, ""
-    for number, content in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*([^\]]+?)\s*\]", content)
-        if header:
-            table = header[1]
-            if table == section and not line:
-                line = number
-        elif table == section and key and re.match(rf"\s*{re.escape(key)}\s*=", content):
-            line = number
-    return f"{file}:{line}: {message}"
+    return f"{file}:{toml_text.line_of(text, path)}: {message}"
+
+
+def _lower(error: Exception) -> str:
+    """As the end of a sentence: what it quotes stays as it is."""
+    message = str(error)
+    return message[:1].lower() + message[1:]

@@ -145,6 +145,8 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
+        if self.name.endswith("\n"):  # which `$` of a pattern lets pass
+            raise ValueError("`name` ends with a newline")
         if self.kind in ("native", "exec") and not self.command:
             raise ValueError(f"`command` is required for kind {self.kind!r}")
         if self.kind == "external" and (self.command or (self.pid is None) == (not self.pid_file)):
@@ -157,5 +159,10 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
             raise ValueError("an agent cannot require itself")
         if self.kind == "assistant" and self.command:
             raise ValueError("`command` has no meaning for kind 'assistant': remove it")
+        for name, value in self.env.items():
+            if not name or "=" in name or "\0" in name + value:
+                raise ValueError(f"`env`: {name!r} cannot be the name of a variable, or its value holds a NUL")
+        if any("\0" in part for part in (*self.command, self.cwd)):
+            raise ValueError("`command` and `cwd` cannot hold a NUL")
         if self.run_per_request and self.kind != "exec":
             raise ValueError("`run_per_request` is for kind 'exec'")

@@ -1,4 +1,4 @@
-"""Those who subscribe: ``listen SOCKET ADDRESS TOKEN UNIX RUNS`` hears RUNS runs to their end.
+"""Those who subscribe: ``listen SOCKET ADDRESS TOKEN UNIX RUNS HZ SECONDS`` hears RUNS runs to their end.
 
 One WebSocket and UNIX Unix sockets, in one process that costs little. Prints ``listening`` when all have
 subscribed, ``streaming`` when every run streams, and at the end as JSON how old deltas were, how many
@@ -18,8 +18,9 @@ import msgspec
 
 from tests.bench.ping import client_frame, connect
 
-#: Deltas of each run that are not timed: while the first runs stream, the last are still being started.
-SKIPPED_S = 2.0
+#: What of each run is not timed: while the first runs stream, the last are still being started, and when they
+#: end, each shows its whole text once more.
+SKIPPED_S, LAST_S = 2.0, 1.0
 
 
 class Data(msgspec.Struct, gc=False):
@@ -102,7 +103,7 @@ class Listener:
                     self.gaps += 1
                 self.number[stream] = number
                 self.deltas += 1
-                if number >= SKIP:
+                if FIRST <= number < LAST:
                     self.ages.append(now - float(written))
         elif event.type in ("run.completed", "run.failed"):
             self.over.add(stream)
@@ -145,5 +146,6 @@ def main() -> None:
     sys.stdin.read()
 
 
-SKIP = int(float(sys.argv[6]) * SKIPPED_S)
+HZ, SECONDS = float(sys.argv[6]), float(sys.argv[7])
+FIRST, LAST = HZ * SKIPPED_S, HZ * (SECONDS - LAST_S)
 main()

@@ -1,0 +1,160 @@
+"""Agent definitions as files: every mistake has its file and line, and what is written is read back."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from witsd.supervise import definitions
+from witsd.values.spec import AgentSpec, Grants, Limits, Restart, Skill
+from witsd.values.toml_text import line_of
+from witsd.values.wire.system import DefinitionError
+
+GOOD = 'name = "digest"\nkind = "native"\ncommand = ["python", "digest.py"]\n'
+
+
+def wrong(file: Path, text: str | bytes) -> tuple[int, str]:
+    """The line and the message of what is wrong with ``text``."""
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    error = definitions.parse(file)
+    assert isinstance(error, DefinitionError), error
+    assert error.file == str(file)
+    return error.line, error.message
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "digest.toml"
+
+
+def test_a_good_one(file: Path) -> None:
+    file.write_text(GOOD + '[restart]\npolicy = "never"\n[env]\nANY_NAME = "1"\n[options]\nfree = { form = [1] }\n')
+    spec = definitions.parse(file)
+    assert isinstance(spec, AgentSpec)
+    assert spec.restart == Restart(policy="never")
+    assert (spec.env, spec.options) == ({"ANY_NAME": "1"}, {"free": {"form": [1]}})
+
+
+@pytest.mark.parametrize(
+    ("added", "line", "says"),
+    [
+        ('comand = "x"\n', 4, "unknown key `comand`: remove it, or put it under [options]"),
+        ('\n[restart]\npolicy = "never"\nbackof_s = 1\n', 7, "unknown key `restart.backof_s`"),
+        ("[restart]\n\n# how fast\n  backoff_s = 'soon'\n", 7, "`restart.backoff_s`: expected `float`, got `str`"),
+        ("restart.backoff_s = -1\n", 4, "`restart.backoff_s`: expected `float` >= 0.0"),
+        ("restart = { policy = 'sometimes' }\n", 4, "`restart.policy`: invalid enum value 'sometimes'"),
+        ("[stop]\n[health]\naction = 'pray'\n", 6, "`health.action`: invalid enum value 'pray'"),
+        ('[limits]\n"concurrency" = 0\n', 5, "`limits.concurrency`: expected `int` >= 1"),
+        ("[env]\nA = 'x'\nB = 5\n", 4, "`env[...]`: expected `str`, got `int`"),
+        ("[[skills]]\nname = 'a'\n[[skills]]\nname = 5\n", 7, "`skills[1].name`: expected `str`, got `int`"),
+        ("start = 'maybe'\nstream = 'no'\n", 4, "`start`: invalid enum value 'maybe'"),
+        ("[restart]\nwindow_s = nan\n", 5, "`restart.window_s`"),
+        ("run_per_request = true\n", 0, "`run_per_request` is for kind 'exec'"),
+        ("x = \n", 4, "not valid TOML: Invalid value"),
+        ("kind = 'exec'\n", 4, "not valid TOML: Cannot overwrite a value"),
+        ("x = '''never closed\n\n\n", 6, "not valid TOML: Expected \"'''\""),
+        (f"options.deep = {'[' * 10_000}{']' * 10_000}\n", 0, "not valid TOML: nested too deeply"),
+        (f"options.long = {'9' * 5000}\n", 0, "not valid TOML: Exceeds the limit"),
+        ("options.day = 2026-02-31\n", 4, "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(file: Path, added: str, line: int, says: str) -> None:
+    found, message = wrong(file, GOOD + added)
+    assert says in message
+    assert found == line
+
+
+def test_what_is_missing_or_does_not_agree(file: Path) -> None:
+    assert wrong(file, "") == (0, "the key `name` is required")
+    assert wrong(file, 'name = "digest"\n') == (0, "the key `kind` is required")
+    assert wrong(file, 'name = "digest"\nkind = "exec"\n')[1] == "`command` is required for kind 'exec'"
+    line, message = wrong(file, "# mine\n" + GOOD.replace('"digest"', '"digests"'))
+    assert line == 2
+    assert message == "`name` is 'digests' but the file is called digest.toml: make them agree"
+    assert wrong(file, GOOD.replace('"digest"', '"Digest"'))[0] == 1
+    assert "no `command`" not in wrong(file, 'name = "digest"\nkind = "assistant"\ncommand = ["x"]\n')[1]
+    assert "cannot be read" in wrong(file, b"name = 'caf\xe9'\n")[1]
+
+
+@pytest.mark.parametrize("name", ["", "a" * 64, "-a", "A", "a b", "a/b", "..", "abc\n", "ä"])
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"name": name, "kind": "exec", "command": ["x"]}, AgentSpec)
+
+
+def test_a_folder_holds_the_good_and_names_the_bad(tmp_path: Path) -> None:
+    assert definitions.load(tmp_path / "nowhere").specs == {}
+    (tmp_path / "digest.toml").write_text(GOOD)
+    (tmp_path / "broken.toml").write_text("x = \n")
+    (tmp_path / "other.toml").write_text(GOOD)
+    (tmp_path / ".digest.toml.new").write_text("half wri")
+    (tmp_path / ".#digest.toml").symlink_to("somebody@somewhere.1234")  # what Emacs leaves beside an open file
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "notes.txt").write_text("no definition")
+    found = definitions.load(tmp_path)
+    assert set(found.specs) == {"digest"}
+    assert [Path(error.file).name for error in found.errors] == ["broken.toml", "folder.toml", "other.toml"]
+    assert found.broken == {"broken", "folder", "other"}
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    spec = AgentSpec(
+        name="digest",
+        kind="native",
+        command=("python", 'quotes " and \\ and\nlines', "ümläut 🙂"),
+        env={"A": "", "B.C": "dots"},
+        skills=(Skill("sum", "adds", {"type": "object", "properties": {}}), Skill("plain")),
+        limits=Limits(concurrency=7),
+        grants=Grants(tools=("*",)),
+        stream=False,
+        options={"nested": {"list": [1, 2.5, True, "x"]}, "empty": {}},
+    )
+    file = definitions.write(tmp_path / "agents", spec)
+    assert definitions.parse(file) == spec
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    assert [p.name for p in file.parent.iterdir()] == ["digest.toml"], "nothing is left beside it"
+    definitions.remove(file.parent, "digest")
+    definitions.remove(file.parent, "digest")
+    assert list(file.parent.iterdir()) == []
+
+
+def test_a_value_that_toml_has_no_word_for_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    spec = AgentSpec(name="digest", kind="exec", command=("x",))
+    file = definitions.write(tmp_path, spec)
+    holds_null = msgspec.structs.replace(spec, options={"list": [None]})
+    with pytest.raises(ValueError, match=re.escape("options.list[0]")):
+        definitions.write(tmp_path, holds_null)
+    assert definitions.parse(file) == spec
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("a", 1),
+        ("b.c", 3),
+        ("b.d.e", 4),
+        ("b", 2),
+        ("b.nowhere", 2),
+        ("f.g", 5),
+        ("h[0].i", 8),
+        ("h[1].i", 10),
+        ("h[1].nowhere", 9),
+        ("quoted key.x", 12),
+        ("m", 14),
+        ("m.n", 14),
+        ("nowhere", 0),
+        ("", 0),
+    ],
+)
+def test_where_a_key_stands(path: str, line: int) -> None:
+    text = (
+        "a = 1\n[b]\nc = 1\nd.e = 1\n[f] # g = 0\n".replace("[f] # g = 0\n", "[ f ] # g = 0\n")
+        + "\n[[h]]\ni = 1\n[[h]]\ni = 2\n"
+        + '["quoted key"]\n"x" = 1\n[l]\nm = 1\n[m]\nn = 1\n'
+    )
+    places = {"f.g": 5, "m": 15, "m.n": 16}
+    assert line_of(text, path) == places.get(path, line)
