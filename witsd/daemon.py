@@ -32,6 +32,7 @@ from trio import TaskStatus  # type: ignore[attr-defined, unused-ignore]
 from witsd_client.paths import Paths
 
 from witsd import __version__
+from witsd.door.activation import Inherited, take_inherited
 from witsd.door.door import Door, open_door, without_streams
 from witsd.door.identity import Identifier
 from witsd.door.listen import ListenError, UnixSocket, claim_file, claim_unix, open_tcp
@@ -40,7 +41,7 @@ from witsd.journal.event import entry
 from witsd.journal.journal import Journal, Tx, open_journal
 from witsd.journal.store import SchemaError, StorageError, open_store
 from witsd.journal.upkeep import Retention, keep_up
-from witsd.notify import Notifier
+from witsd.notify import Notifier, feed
 from witsd.rpc.agent_link import AgentLinks
 from witsd.rpc.dispatch import Dispatcher
 from witsd.rpc.methods import Services, method_table, notification_table
@@ -53,6 +54,7 @@ from witsd.services.runs import open_runs
 from witsd.services.sessions import Sessions
 from witsd.services.system import System
 from witsd.supervise import definitions
+from witsd.supervise.containment import find
 from witsd.supervise.identity import boot_id
 from witsd.supervise.logs import Logs, LogSettings
 from witsd.supervise.process import become_supervisor, open_spawner
@@ -105,7 +107,9 @@ def _first_run(folder: Path) -> None:
         raise StorageError(f"cannot write a first definition into {folder}: {error.strerror}") from error
 
 
-async def run(settings: Settings, paths: Paths, env: dict[str, str], announce: Announce) -> None:
+async def run(
+    settings: Settings, paths: Paths, env: dict[str, str], announce: Announce, inherited: Inherited
+) -> None:
     """The daemon's whole life. Raises what keeps it from starting; returns after an orderly stop."""
     for folder in (paths.config_dir, paths.data_dir, paths.log_dir):
         try:
@@ -115,12 +119,17 @@ async def run(settings: Settings, paths: Paths, env: dict[str, str], announce: A
     stop = Stop()
     # The lock comes first: whoever has it is the only one to touch the database and the processes.
     # So does the port: one that is taken should be heard of before any agent is started.
-    with claim_unix(paths.socket) as unix, claim_file(paths.database), _bound(settings) as http:
+    with (
+        claim_unix(paths.socket, inherited=inherited.unix) as unix,
+        claim_file(paths.database),
+        _bound(settings, inherited) as http,
+    ):
         sockets = Sockets(unix, http)
         async with trio.open_nursery() as nursery:
             await nursery.start(_hear_signals, stop)
+            nursery.start_soon(feed, env, SystemClock())
             async with _wired(settings, paths, env, sockets, stop) as daemon:
-                await nursery.start(daemon.reload_on_hangup)
+                await nursery.start(daemon.reload_on_hangup, announce.manager)
                 # What is there now stays: a full collection need not walk over it, which takes 50 ms and more.
                 gc.freeze()
                 announce.ready(daemon.listening())
@@ -141,12 +150,16 @@ class Sockets:
 
 
 @contextmanager
-def _bound(settings: Settings) -> Iterator[trio.SocketListener | None]:
-    """The HTTP port, listening; None when HTTP is off."""
+def _bound(settings: Settings, inherited: Inherited) -> Iterator[trio.SocketListener | None]:
+    """The HTTP port, listening: the one that was passed, else that of the settings; None when HTTP is off."""
     if not settings.listen.http:
+        if inherited.tcp is not None:
+            log.warning("daemon.port_not_served address=%s reason=listen.http is empty", inherited.tcp.getsockname())
+            inherited.tcp.close()
         yield None
         return
-    listener = open_tcp(settings.listen.http, allow_remote=settings.listen.allow_remote)
+    remote = settings.listen.allow_remote
+    listener = inherited.tcp_listener(allow_remote=remote) or open_tcp(settings.listen.http, allow_remote=remote)
     try:
         yield listener
     finally:
@@ -175,18 +188,23 @@ class Daemon:
     def listening(self) -> Listening:
         return Listening(unix=str(self.door.unix), http=self.door.http or UNSET)
 
-    async def reload_on_hangup(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def reload_on_hangup(
+        self, manager: Notifier, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         with trio.open_signal_receiver(signal.SIGHUP) as signals:
             task_status.started()
             async for _ in signals:
+                manager.reloading(self.clock)
                 try:
                     changed, errors = await self.supervisor.reload()
                 except OSError as failed:  # a folder that cannot be read, no descriptor left: all stays as it is
                     log.error("daemon.reload_failed error=%s", failed)
+                    manager.ready("listening")
                     continue
                 log.info("daemon.reloaded changed=%s", ",".join(changed) or "-")
                 for error in errors:
                     log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
+                manager.ready("listening")
 
     async def stop(self, patience: trio.CancelScope) -> None:
         """Accept nobody, finish runs or, once ``patience`` ends, interrupt them, stop the agents, let the rest go."""
@@ -237,9 +255,12 @@ async def _wired(
             LogSettings(max_bytes=settings.logs.max_bytes, files=settings.logs.files),
         )
         links = AgentLinks(limits)
+        containment = await trio.to_thread.run_sync(find, _mark(paths))
+        stack.callback(containment.close)
         surroundings = Surroundings(
             journal=journal,
             logs=logs,
+            containment=containment,
             spawner=await enter(open_spawner()),
             open_link=links.open,
             clock=clock,
@@ -281,6 +302,7 @@ async def _wired(
                 listening=listening,
                 request_stop=stop.request,
                 describe=_describe,
+                containment=containment,
             ),
             agents=Agents(supervisor, runs),
             runs=runs,
@@ -368,13 +390,13 @@ class Announce:
 
     env: dict[str, str]
     as_json: bool
-    _manager: Notifier = attrs.field(init=False)
+    manager: Notifier = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._manager = Notifier.of(self.env)
+        self.manager = Notifier.of(self.env)
 
     def ready(self, listening: Listening) -> None:
-        self._manager.ready("listening")
+        self.manager.ready("listening")
         log.info("daemon.ready unix=%s http=%s", listening.unix, listening.http or "-")
         if self.as_json:
             fields = {"pid": os.getpid(), "listening": msgspec.to_builtins(listening)}
@@ -383,7 +405,7 @@ class Announce:
             print(self._welcome(listening), flush=True)
 
     def stopping(self) -> None:
-        self._manager.stopping()
+        self.manager.stopping()
 
     def _welcome(self, listening: Listening) -> str:
         command = shlex.quote(str(Path(sys.executable).parent / "witsd"))
@@ -433,6 +455,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="say so as JSON")
     parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args(argv)
+    try:
+        inherited = take_inherited(os.environ)
+    except ListenError as error:
+        print(f"witsd: {error}", file=sys.stderr)
+        return 1
     env = dict(os.environ)
     paths = Paths.from_environment(env)
     try:
@@ -447,6 +474,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RuntimeError:  # ~somebody who is not there
             print(f"witsd: listen.unix = {settings.listen.unix!r}: there is no such home folder", file=sys.stderr)
             return 2
+    if inherited.unix_path is not None:
+        paths = dataclasses.replace(paths, socket=inherited.unix_path)
     if options.show_config:
         _show_config(loaded, paths, options.json)
         return 0
@@ -458,7 +487,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     status = 0
     try:
-        trio.run(run, settings, paths, env, Announce(env, options.json))
+        trio.run(run, settings, paths, env, Announce(env, options.json), inherited)
     except* (ListenError, SchemaError, StorageError, LimitExceeded) as group:
         status = 1
         for leaf in _leaves(group):

@@ -27,6 +27,8 @@ from witsd.values.wire.native import (
 )
 from witsd.values.wire.runs import ErrorInfo
 
+#: How long a tree may take to be gone once it is killed, in seconds.
+_END_S = 5.0
 #: How much of what an exec run printed to stderr goes into its error, in bytes.
 _STDERR_TAIL = 2000
 #: What an exec run may print, in bytes; beyond it the run fails.
@@ -122,7 +124,7 @@ async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> 
         await book.started(run)
         run.handed.set()
         try:
-            process = await supervisor.spawn_for_run(unit, asked_from)
+            process, container = await supervisor.spawn_for_run(unit, asked_from)
         except SpawnError as error:
             raise AgentFailed(f"{run.agent} could not be started: {error}", reason=str(error)) from error
         unit.run_processes[process.pid] = process
@@ -134,10 +136,13 @@ async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> 
                 nursery.start_soon(_relay, book, run, unit.actor, process)
                 outcome = await process.watch()
                 process.signal_group(signal.SIGKILL)
+                await container.end(_END_S)
                 nursery.cancel_scope.deadline = trio.current_time() + 1
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + unit.spec.stop.grace_s + 5):
-                await _end(process, unit.spec.stop.grace_s)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + unit.spec.stop.grace_s + _END_S):
+                if process.exit is None:
+                    await _end(process, unit.spec.stop.grace_s)
+                    await container.end(_END_S)
                 await process.aclose_pipes()
             process.reap()
             del unit.run_processes[process.pid]
@@ -150,8 +155,6 @@ async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> 
 
 async def _end(process: Process, grace_s: float) -> None:
     """Make sure that the process is gone: SIGTERM, then SIGKILL after ``grace_s``."""
-    if process.exit is not None:
-        return
     process.signal_group(signal.SIGTERM)
     with trio.move_on_after(grace_s):
         await process.watch()

@@ -23,14 +23,9 @@ from typing import Any
 import attrs
 import trio
 
+from witsd.supervise.container import Container, launch
 from witsd.supervise.identity import Identity, boot_id, start_time
 
-#: $0 is the daemon's pid: if the parent is no longer the daemon, it died before the death signal was set.
-_LAUNCH = '[ "$PPID" = "$0" ] || exit 125; exec "$@"'
-_LAUNCH_PYTHON = (
-    "import ctypes,os,sys;ctypes.CDLL(None).prctl(1,9);"
-    "os.getppid()==int(sys.argv[1]) or os._exit(125);os.execv(sys.argv[2],sys.argv[2:])"
-)
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_DUMPABLE = 4
 
@@ -198,24 +193,32 @@ class Process:
             await stream.aclose()
 
 
-async def spawn(spawner: Spawner, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Process:
-    """Start ``command`` in its own session with three pipes.
+async def spawn(
+    spawner: Spawner,
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    container: Container,
+    open_files: int = 0,
+) -> Process:
+    """Start ``command`` in its own session and in ``container``, with three pipes.
 
-    Raises ``SpawnError`` with a reason for a person. The death signal kills it if the daemon dies.
+    ``open_files`` bounds its descriptors (0: as ours). Raises ``SpawnError`` with a reason for a person. The death
+    signal kills it if the daemon dies.
     """
     argv = resolve(command, cwd, env.get("PATH", os.defpath))
-    daemon = str(os.getpid())
-    setpriv = shutil.which("setpriv")
-    if setpriv:
-        launch = [setpriv, "--pdeathsig", "KILL", "--", "/bin/sh", "-c", _LAUNCH, daemon, *argv]
-    else:
-        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH_PYTHON, daemon, *argv]
+    if open_files:
+        argv = ["prlimit", f"--nofile={open_files}:{open_files}", "--", *argv]
+    command_line = launch(
+        os.getpid(), container.join, argv, setpriv=shutil.which("setpriv"), python=sys.executable
+    )
 
     def fork() -> tuple[subprocess.Popen[bytes], list[int]]:
         popen = subprocess.Popen(
-            launch,
+            command_line,
             cwd=cwd,
-            env=dict(env),
+            env={**env, **container.env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -248,6 +251,7 @@ async def spawn(spawner: Spawner, command: Sequence[str], *, cwd: Path, env: Map
         raise SpawnError(str(error)) from error
     stdin, stdout, stderr = map(trio.lowlevel.FdStream, pipes)
     identity = Identity(popen.pid, start_time(popen.pid) or 0, boot_id())
+    container.started(identity)
     return Process(identity, stdin, stdout, stderr, pidfd, popen)
 
 

@@ -17,12 +17,14 @@ import msgspec
 import trio
 
 from witsd.supervise import definitions
+from witsd.supervise.container import Container, ContainerError
+from witsd.supervise.containment import sweep
 from witsd.supervise.environment import build, working_folder
-from witsd.supervise.identity import Identity, is_same, kill_marked
+from witsd.supervise.identity import Identity, is_same
 from witsd.supervise.lifecycle import Lifecycle, Restarted, Start, Stop
 from witsd.supervise.link import AgentLink
 from witsd.supervise.process import Process, SpawnError, reap_adopted, spawn
-from witsd.supervise.unit import Surroundings, Unit
+from witsd.supervise.unit import Surroundings, Unit, ceilings
 from witsd.values.actor import Actor
 from witsd.values.errors import AgentFailed, InvalidState, NotFound, Timeout
 from witsd.values.ids import AgentName, SessionId
@@ -253,7 +255,7 @@ class Supervisor:
             await unit.wait_change()
         return Lease(unit, unit.link, unit.generation, unit.holds)
 
-    async def spawn_for_run(self, unit: Unit, asked_from: str) -> Process:
+    async def spawn_for_run(self, unit: Unit, asked_from: str) -> tuple[Process, Container]:
         """A fresh process of a ``run_per_request`` agent. The caller ends and reaps it. Raises ``SpawnError``.
 
         It starts in its definition's folder, where relative paths in its command lead somewhere;
@@ -267,7 +269,23 @@ class Supervisor:
             raise SpawnError(f"its folder cannot be made: {error}") from error
         env = build(unit.spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
         env["WITSD_INPUT_CWD"] = asked_from
-        return await spawn(shared.spawner, unit.spec.command, cwd=working_folder(unit.spec), env=env)
+        try:
+            container = await trio.to_thread.run_sync(shared.containment.create, unit.spec.name, ceilings(unit.spec))
+        except ContainerError as error:
+            raise SpawnError(str(error)) from error
+        try:
+            process = await spawn(
+                shared.spawner,
+                unit.spec.command,
+                cwd=working_folder(unit.spec),
+                env=env,
+                container=container,
+                open_files=unit.spec.limits.open_files,
+            )
+        except SpawnError:
+            await trio.to_thread.run_sync(container.remove)
+            raise
+        return process, container
 
     async def stop_all(self) -> None:
         """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``.
@@ -277,9 +295,9 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             for unit in list(self.units.values()):
                 nursery.start_soon(self._stop_for_shutdown, unit)
-        swept = await trio.to_thread.run_sync(kill_marked, self.shared.mark)
-        if swept:
-            log.warning("supervise.swept processes=%d", swept)
+        swept = await trio.to_thread.run_sync(sweep, self.shared.containment)
+        if swept.processes:
+            log.warning("supervise.swept processes=%d", swept.processes)
 
     async def _stop_for_shutdown(self, unit: Unit) -> None:
         if unit.life.state == "failed":
@@ -337,10 +355,10 @@ async def open_supervisor(
     ``first_run(folder)`` is called, off the loop, when there is no definition at all.
     """
     old = await shared.journal.store.read(lambda db: remembered(db, shared.clock.monotonic(), shared.clock.wall_us()))
-    swept = await trio.to_thread.run_sync(kill_marked, shared.mark)
+    swept = await trio.to_thread.run_sync(sweep, shared.containment)
     alive = [n for n, r in old.items() if r.identity and is_same(r.identity)]
-    if swept or alive:
-        log.warning("supervise.swept processes=%d still_there=%s", swept, ",".join(alive) or "-")
+    if swept.processes or alive:
+        log.warning("supervise.swept processes=%d still_there=%s", swept.processes, ",".join(alive) or "-")
     shutil.rmtree(shared.run_root, ignore_errors=True)
     found = await trio.to_thread.run_sync(definitions.load, folder)
     if not found.specs and not found.errors:

@@ -16,7 +16,8 @@ import trio
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal
 from witsd.supervise import environment
-from witsd.supervise.identity import kill_marked
+from witsd.supervise.container import Ceilings, Container, ContainerError
+from witsd.supervise.containment import Containment
 from witsd.supervise.lifecycle import (
     Broken,
     Effect,
@@ -30,7 +31,7 @@ from witsd.supervise.lifecycle import (
 )
 from witsd.supervise.link import AgentLink, OpenLink
 from witsd.supervise.logs import Logs
-from witsd.supervise.process import Exit, Process, Spawner, SpawnError, adopted, spawn
+from witsd.supervise.process import Exit, Process, Spawner, SpawnError, spawn
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, rfc3339
 from witsd.values.errors import WitsdError
@@ -53,6 +54,8 @@ _encode = msgspec.json.Encoder().encode
 
 #: Once the leader is gone: how long its pipes may go on before they are closed, in seconds.
 _DRAIN_S = 1.0
+#: How long a tree may take to be gone once it is killed, in seconds.
+_END_S = 5.0
 #: Rubbish on stdout is reported in the agent's stream at most this often; every line is in its log.
 _REPORT_EVERY_S = 60.0
 _UPSERT = (
@@ -63,12 +66,19 @@ _UPSERT = (
 )
 
 
+def ceilings(spec: AgentSpec) -> Ceilings:
+    """What the kernel is to hold the agent's tree to."""
+    limits = spec.limits
+    return Ceilings(memory_bytes=limits.memory_bytes, cpu_percent=limits.cpu_percent, tasks=limits.tasks)
+
+
 @attrs.frozen(kw_only=True)
 class Surroundings:
     """What all units share."""
 
     journal: Journal
     logs: Logs
+    containment: Containment
     spawner: Spawner
     open_link: OpenLink
     clock: Clock
@@ -90,6 +100,8 @@ class Unit:
     life: Lifecycle = Lifecycle()
     health: AgentHealth = "unknown"
     process: Process | None = None
+    #: What holds its whole tree, while there is one.
+    container: Container | None = None
     #: The processes of an agent that gets one for each run, by pid.
     run_processes: dict[int, Process] = attrs.field(factory=dict)
     link: AgentLink | None = None
@@ -292,15 +304,26 @@ class Unit:
         command = list(spec.command) if spec.kind != "assistant" else list(shared.assistant_command)
         try:
             run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            process = await spawn(shared.spawner, command, cwd=environment.working_folder(spec), env=env)
+            container = await trio.to_thread.run_sync(shared.containment.create, spec.name, ceilings(spec))
+        except (ContainerError, OSError) as error:
+            return await self._not_started(error)
+        try:
+            process = await spawn(
+                shared.spawner,
+                command,
+                cwd=environment.working_folder(spec),
+                env=env,
+                container=container,
+                open_files=spec.limits.open_files,
+            )
         except (SpawnError, OSError) as error:
-            reason = self.last_exit = f"could not be started: {error}"
-            await shared.logs.of(spec.name).write("witsd", [reason.encode()])
-            return Exited(reason, failure=True)
-        self.process = process
+            await trio.to_thread.run_sync(container.remove)
+            return await self._not_started(error)
+        self.process, self.container = process, container
         self.holds = set()
         self.record(publish=False)  # its identity, before it can leave anything behind
         exit_status: Exit | None = None
+        reason = ""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._copy, process.stderr, "stderr")
@@ -312,25 +335,37 @@ class Unit:
                 if self.life.state == "stopping":  # it was stopped while being forked
                     nursery.start_soon(self._stop, process)
                 exit_status = await process.watch()
-                # Whoever is left of its group goes now, while the zombie keeps the number ours.
+                reason = await trio.to_thread.run_sync(self._why, exit_status, container)
+                # Whoever is left of its tree goes now, while the zombie keeps the number ours.
                 process.signal_group(signal.SIGKILL)
-                # What it wrote last is still in the pipes; a grandchild may hold them open for ever.
+                await container.end(_END_S)
+                # What it wrote last is still in the pipes; somebody it passed them to may hold them open for ever.
                 nursery.cancel_scope.deadline = trio.current_time() + _DRAIN_S
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _END_S):
                 if exit_status is None:  # we are being cancelled
                     process.signal_group(signal.SIGKILL)
                     exit_status = await process.watch()
+                    await container.end(_END_S)
                 await process.aclose_pipes()
             process.reap()
-            self.process = None
+            self.process = self.container = None
             self.link = None
-            self.last_exit = str(exit_status) if exit_status else "did not end"
+            self.last_exit = reason or (str(exit_status) if exit_status else "did not end")
             self._set_health("unknown")
             shutil.rmtree(run_dir, ignore_errors=True)
-        if adopted():  # what left its group came to us when its parents went: it goes with its agent
-            await trio.to_thread.run_sync(kill_marked, shared.mark, spec.name)
-        return Exited(str(exit_status), failure=not exit_status.clean)
+        return Exited(self.last_exit, failure=not exit_status.clean)
+
+    async def _not_started(self, error: Exception) -> Exited:
+        reason = self.last_exit = f"could not be started: {error}"
+        await self.shared.logs.of(self.spec.name).write("witsd", [reason.encode()])
+        return Exited(reason, failure=True)
+
+    def _why(self, status: Exit, container: Container) -> str:
+        """How it ended, with the limit that ended it where one did."""
+        if container.oom_kills():
+            return f"was killed for want of memory (oom): its limit is {self.spec.limits.memory_bytes} bytes"
+        return str(status)
 
     async def _ready_after(self) -> None:
         await trio.sleep(self.spec.ready.after_s)
