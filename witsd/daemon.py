@@ -370,13 +370,14 @@ class Announce:
     as_json: bool
 
     def ready(self, listening: Listening) -> None:
-        self._notify("READY=1\nSTATUS=listening")
         log.info("daemon.ready unix=%s http=%s", listening.unix, listening.http or "-")
         if self.as_json:
             fields = {"pid": os.getpid(), "listening": msgspec.to_builtins(listening)}
             print(json.dumps(fields), flush=True)
         elif "INVOCATION_ID" not in self.env:  # systemd's journal needs no such help
             print(self._welcome(listening), flush=True)
+        # Last: whoever waits for it finds all of this said.
+        self._notify("READY=1\nSTATUS=listening")
 
     def stopping(self) -> None:
         self._notify("STOPPING=1")
