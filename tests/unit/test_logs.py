@@ -141,8 +141,8 @@ async def test_what_is_read_at_once_is_bounded_in_bytes(tmp_path: Path) -> None:
 
 
 async def test_a_follower_gets_each_line_once_through_rotations(tmp_path: Path) -> None:
-    log = opened(tmp_path, max_bytes=8192, files=50)
-    count = 2000
+    log = opened(tmp_path, max_bytes=2048, files=50)
+    count = 600
     got: list[LogLine] = []
 
     async def follow() -> None:
