@@ -396,13 +396,14 @@ class Announce:
         self.manager = Notifier.of(self.env)
 
     def ready(self, listening: Listening) -> None:
-        self.manager.ready("listening")
         log.info("daemon.ready unix=%s http=%s", listening.unix, listening.http or "-")
         if self.as_json:
             fields = {"pid": os.getpid(), "listening": msgspec.to_builtins(listening)}
             print(json.dumps(fields), flush=True)
         elif "INVOCATION_ID" not in self.env:  # systemd's journal needs no such help
             print(self._welcome(listening), flush=True)
+        # Last: whoever waits for it finds all of this said.
+        self.manager.ready("listening")
 
     def stopping(self) -> None:
         self.manager.stopping()

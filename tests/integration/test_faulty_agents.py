@@ -90,8 +90,6 @@ def test_odd_answers_to_ping_and_shutdown(daemon: Daemon, answer: str) -> None:
     [
         ({"cwd": "~no-such-user/x"}, "working folder"),
         ({"command": ["~no-such-user/x"]}, "does not exist"),
-        ({"command": ["true", "a\0b"]}, "null byte"),
-        ({"env": {"A=B": "x"}}, "illegal environment variable name"),
     ],
 )
 def test_definitions_that_no_process_can_be_made_of(daemon: Daemon, wrong: dict[str, Any], says: str) -> None:
@@ -106,6 +104,23 @@ def test_definitions_that_no_process_can_be_made_of(daemon: Daemon, wrong: dict[
         run = ask(c, "each")
         assert run["status"] == "failed"
         assert says in run["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"command": ["true", "a\0b"]}, "cannot hold a NUL"),
+        ({"cwd": "a\0b"}, "cannot hold a NUL"),
+        ({"env": {"A=B": "x"}}, "cannot be the name of a variable"),
+        ({"env": {"A": "x\0"}}, "holds a NUL"),
+    ],
+)
+def test_definitions_that_are_refused_at_once(daemon: Daemon, wrong: dict[str, Any], says: str) -> None:
+    with wire(daemon.socket) as c:
+        with pytest.raises(RpcError, match=says) as refused:
+            define(c, "odd", **wrong)
+        assert refused.value.code == -32602
+        assert not (daemon.home / "agents/odd.toml").exists()
 
 
 def test_no_folder_for_a_run(daemon: Daemon) -> None:

@@ -272,12 +272,12 @@ def test_a_run_that_fails_says_why_and_keeps_what_it_said(daemon: Daemon) -> Non
 def test_a_run_may_only_say_so_much(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         define(c, "script", "script")
-        run = play(c, "script", ["bulk", "b", 40, 1 << 20])
+        run = play(c, "script", ["bulk", "b", 4, 1 << 19])
         assert (run["status"], run["error"]["code"]) == ("failed", -32008)
         assert run["error"]["data"]["limit"] == "run_text"
-        assert run["error"]["data"]["value"] == 32 << 20
+        assert run["error"]["data"]["value"] == 3 << 19
         assert run["items"] == [
-            {"item_id": "b", "type": "message", "status": "failed", "text": "x" * (32 << 20)}
+            {"item_id": "b", "type": "message", "status": "failed", "text": "x" * (3 << 19)}
         ], "what fits is kept"
         assert play(c, "script", ["say", "alive"])["output"] == "alive"
 

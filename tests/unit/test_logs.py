@@ -141,8 +141,8 @@ async def test_what_is_read_at_once_is_bounded_in_bytes(tmp_path: Path) -> None:
 
 
 async def test_a_follower_gets_each_line_once_through_rotations(tmp_path: Path) -> None:
-    log = opened(tmp_path, max_bytes=8192, files=50)
-    count = 2000
+    log = opened(tmp_path, max_bytes=2048, files=50)
+    count = 600
     got: list[LogLine] = []
 
     async def follow() -> None:
@@ -250,11 +250,14 @@ async def test_a_full_disk_leaves_no_torn_line(tmp_path: Path) -> None:
             file.truncate(ballast.stat().st_size - 8192)  # room for some of it
         await log.write("stderr", [b"v" * 40_000])
         assert log.lost == 1
-        assert log.path.read_bytes().count(b"\n") == 1
+        assert log.path.read_bytes().endswith(b"before\n"), "nothing of what did not fit is left"
         ballast.unlink()
         await log.write("stderr", [b"after"])
-        assert [line.text for line in log.read(0, 10)][0::2] == ["before", "after"]
-        assert seqs(log.read(0, 10)) == [1, 2, 3]
+        assert [line.text.partition(":")[0] for line in log.read(0, 10)] == [
+            "before",
+            "1 lines before this one are lost",
+            "after",
+        ]
 
 
 @pytest.mark.parametrize("name", ["", "..", "../agent", "a/b", "a\n", "\0", "A"])
