@@ -418,7 +418,7 @@ class ToolCallItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     tool: str
     status: ItemStatus = "in_progress"
     arguments: dict[str, Any] = {}
-    result: Any = None
+    result: Any = UNSET
     is_error: bool = False
 
 
@@ -442,8 +442,8 @@ class InputRequestItem(
     request_id: str
     message: str
     status: ItemStatus = "in_progress"
-    schema: dict[str, Any] | None = None
-    response: Any = None
+    schema: dict[str, Any] | None | UnsetType = UNSET
+    response: Any = UNSET
 
 
 class ArtifactItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="artifact"):
@@ -453,8 +453,8 @@ class ArtifactItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     name: str
     media_type: str
     status: ItemStatus = "in_progress"
-    path: str | None = None
-    text: str | None = None
+    path: str | UnsetType = UNSET
+    text: str | UnsetType = UNSET
 
 
 class UsageItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="usage"):
