@@ -60,6 +60,7 @@ from witsd.supervise.logs import Logs, LogSettings
 from witsd.supervise.process import become_supervisor, open_spawner
 from witsd.supervise.supervisor import Supervisor, open_supervisor
 from witsd.supervise.unit import Surroundings
+from witsd.supervise.watch import Watch
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, SystemClock
 from witsd.values.config import ConfigError, Loaded, Settings, load
@@ -261,6 +262,7 @@ async def _wired(
             journal=journal,
             logs=logs,
             containment=containment,
+            watch=Watch(journal, clock, settings.daemon.sample_s),
             spawner=await enter(open_spawner()),
             open_link=links.open,
             clock=clock,

@@ -45,7 +45,7 @@ def test_items_are_upserted_by_their_id_and_keep_their_place(daemon: Daemon) -> 
             ["delta", "call", "a tool call has no text"],
         )
         assert [item["item_id"] for item in run["items"]] == ["call", "second"]
-        assert run["items"][0] == {**CALL, "status": "completed", "result": 42}
+        assert run["items"][0] == {**CALL, "status": "completed", "result": 42, "is_error": False}
         told = of_type(events_of(c, run["run_id"]), "item.started", "item.updated", "item.completed", "item.delta")
         assert [(event["type"], event["data"]["item"]["item_id"]) for event in told] == [
             ("item.started", "call"),
@@ -77,7 +77,13 @@ def test_a_delta_for_an_unknown_item_begins_a_message(daemon: Daemon) -> None:
         define(c, "script", "script")
         run = play(c, "script", ["delta", "new", "out of "], ["delta", "new", "nowhere"])
         assert run["items"] == [
-            {"item_id": "new", "type": "message", "status": "completed", "text": "out of nowhere"}
+            {
+                "item_id": "new",
+                "type": "message",
+                "role": "assistant",
+                "status": "completed",
+                "text": "out of nowhere",
+            }
         ]
         assert run["output"] == "out of nowhere"
         told = of_type(events_of(c, run["run_id"]), "item.started", "item.completed")
@@ -277,7 +283,13 @@ def test_a_run_may_only_say_so_much(daemon: Daemon) -> None:
         assert run["error"]["data"]["limit"] == "run_text"
         assert run["error"]["data"]["value"] == 3 << 19
         assert run["items"] == [
-            {"item_id": "b", "type": "message", "status": "failed", "text": "x" * (3 << 19)}
+            {
+                "item_id": "b",
+                "type": "message",
+                "role": "assistant",
+                "status": "failed",
+                "text": "x" * (3 << 19),
+            }
         ], "what fits is kept"
         assert play(c, "script", ["say", "alive"])["output"] == "alive"
 
@@ -375,7 +387,7 @@ def test_a_question_waits_for_one_answer(daemon: Daemon) -> None:
         waiting = c.call("runs/get", run_id=run_id)
         assert waiting["status"] == "waiting"
         assert waiting["items"][0]["type"] == "input_request"
-        assert "status" not in waiting["items"][0], "in progress, which is what absence means"
+        assert waiting["items"][0]["status"] == "in_progress"
         assert [r["run_id"] for r in c.call("runs/list", status="waiting")["items"]] == [run_id]
         with pytest.raises(RpcError) as unknown:
             c.call("runs/respond", run_id=run_id, request_id="input_nowhere", response="red")

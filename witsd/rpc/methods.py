@@ -15,6 +15,7 @@ from witsd.values.wire import agents as a
 from witsd.values.wire import auth as u
 from witsd.values.wire import doctor as d
 from witsd.values.wire import events as e
+from witsd.values.wire import metrics as x
 from witsd.values.wire import models as m
 from witsd.values.wire import native as n
 from witsd.values.wire import runs as r
@@ -113,6 +114,10 @@ def method_table(v: Services) -> dict[str, Method]:
                lambda c, p: v.agents.restart(c.actor, p), scope=agents, mutates=True, target="name"),
         Method("agents/logs", a.AgentsLogsParams, a.AgentsLogsResult, "Lines an agent has written; follow with stream log:NAME",
                lambda c, p: v.agents.logs(c.actor, p), scope=read),
+        Method("agents/metrics", x.AgentsMetricsParams, x.AgentsMetricsResult, "What an agent's processes use and how its requests go",
+               lambda c, p: v.agents.metrics(c.actor, p), scope=read),
+        Method("agents/record", x.AgentsRecordParams, Empty, "Count a request that happened outside a run",
+               lambda c, p: v.agents.record(c.actor, p), scope=agents, agents=True),
         Method("runs/start", r.RunsStartParams, r.RunStarted, "Give an agent a piece of work; answers at once",
                lambda c, p: v.runs.start(c.actor, p), scope=chat, agents=True, mutates=True, target="agent"),
         Method("runs/get", r.RunIdParams, r.Run, "One run with its items",

@@ -8,9 +8,10 @@ from witsd.services.runs import Runs
 from witsd.supervise.definitions import Unwritable
 from witsd.supervise.supervisor import Supervisor
 from witsd.values.actor import Actor
-from witsd.values.errors import InvalidParams, LimitExceeded, NotFound
+from witsd.values.errors import InvalidParams, LimitExceeded, NotFound, PermissionDenied
 from witsd.values.wire import agents as wire
 from witsd.values.wire.common import UNSET, Empty
+from witsd.values.wire.metrics import AgentsMetricsParams, AgentsMetricsResult, AgentsRecordParams
 
 
 @attrs.define(eq=False)
@@ -68,6 +69,19 @@ class Agents:
     async def restart(self, actor: Actor, params: wire.AgentsControlParams) -> wire.Agent:
         unit = await self._supervisor.restart(params.name, wait=params.wait, timeout_s=params.timeout_s)
         return unit.view()
+
+    async def metrics(self, actor: Actor, params: AgentsMetricsParams) -> AgentsMetricsResult:
+        """What its whole process tree used over the window, and how its requests went."""
+        self._supervisor.unit(params.name)
+        return self._supervisor.shared.watch.metrics(params.name, params.window_s)
+
+    async def record(self, actor: Actor, params: AgentsRecordParams) -> Empty:
+        """Count a request that happened outside a run. An agent counts its own."""
+        if actor.agent is not None and actor.agent != params.name:
+            raise PermissionDenied(f"{actor.label} counts its own requests only", needs="agent")
+        self._supervisor.unit(params.name)
+        self._supervisor.shared.watch.record(params.name, params.duration_ms, error=params.error)
+        return Empty()
 
     async def logs(self, actor: Actor, params: wire.AgentsLogsParams) -> wire.AgentsLogsResult:
         """Also those of an agent that is gone, as long as its log is there."""

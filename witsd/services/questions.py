@@ -18,6 +18,7 @@ from witsd.values.ids import ItemId
 from witsd.values.items import InputRequestItem
 from witsd.values.wire import event_types as types
 from witsd.values.wire import runs as wire
+from witsd.values.wire.common import UNSET
 
 
 async def ask(book: RunBook, run: LiveRun, actor: Actor, params: wire.InputsRequestParams) -> wire.InputsRequestResult:
@@ -28,7 +29,7 @@ async def ask(book: RunBook, run: LiveRun, actor: Actor, params: wire.InputsRequ
     request_id = book.ids.new("input")
     send, receive = trio.open_memory_channel[object](1)
     item = InputRequestItem(
-        item_id=ItemId(request_id), request_id=request_id, message=params.message, schema=params.schema
+        item_id=ItemId(request_id), request_id=request_id, message=params.message, schema=params.schema or UNSET
     )
     event, _, n = run.upsert(item)
     run.questions[request_id] = send
@@ -45,7 +46,7 @@ async def ask(book: RunBook, run: LiveRun, actor: Actor, params: wire.InputsRequ
         )
         _write_status(tx, run)
 
-    response: object = None
+    response: object = UNSET
     answered = False
     try:
         await book.journal.write(begin, keep=True)

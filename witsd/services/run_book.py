@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -43,6 +44,8 @@ class RunBook:
     clock: Clock
     ids: Ids
     deltas: Deltas
+    #: Told of each run that is over, with its duration in milliseconds.
+    record: Callable[[LiveRun, float], None]
     live: dict[RunId, LiveRun] = attrs.field(factory=dict)
 
     def insert(self, tx: Tx, run: LiveRun) -> None:
@@ -106,6 +109,8 @@ class RunBook:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _WRITE_S):
             await self.journal.write(work, keep=True)
         log.info("run.%s run=%s agent=%s", status, run.run_id, run.agent)
+        if run.started_us is not None:
+            self.record(run, max(0, run.ended_us - run.started_us) / 1000)
         self.live.pop(run.run_id, None)
         run.done.set()
 

@@ -367,9 +367,13 @@ def cursor_number(cursor: str | None) -> int | None:
 async def open_runs(journal: Journal, supervisor: Supervisor, clock: Clock, ids: Ids) -> AsyncIterator[Runs]:
     """Execute runs for as long as the block lasts. Call ``close`` before leaving it."""
     deltas = Deltas(journal)
+
+    def record(run: LiveRun, duration_ms: float) -> None:
+        supervisor.shared.watch.record(run.agent, duration_ms, error=run.status == "failed")
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deltas.run)
-        runs = Runs(RunBook(journal, clock, ids, deltas), supervisor, nursery)
+        runs = Runs(RunBook(journal, clock, ids, deltas, record), supervisor, nursery)
         supervisor.on_defined = runs._pump
         yield runs
         nursery.cancel_scope.cancel()

@@ -167,6 +167,7 @@ class Supervisor:
     async def _retire(self, unit: Unit) -> None:
         # Nobody finds it from here on, so nobody starts it again while it stops.
         self.units.pop(unit.name, None)
+        self.shared.watch.forget(unit.name)
         unit.tell(Stop("was removed"))
         # Whoever asked for it may be gone by now; half a removal would leave a unit that belongs to nothing.
         deadline = trio.current_time() + unit.spec.stop.grace_s + _RETIRE_S
@@ -367,6 +368,7 @@ async def open_supervisor(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reap_adopted)
         supervisor = Supervisor(folder, shared, nursery, errors=found.errors)
+        nursery.start_soon(shared.watch.run, lambda: [unit.facts() for unit in supervisor.units.values()])
         stale = [name for name in old if name not in found.specs and name not in found.broken]
         shared.journal.append_nowait(statements=[("DELETE FROM agents WHERE name = ?", (name,)) for name in stale])
         for error in found.errors:

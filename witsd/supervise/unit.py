@@ -32,6 +32,7 @@ from witsd.supervise.lifecycle import (
 from witsd.supervise.link import AgentLink, OpenLink
 from witsd.supervise.logs import Logs
 from witsd.supervise.process import Exit, Process, Spawner, SpawnError, spawn
+from witsd.supervise.watch import Facts, Watch
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, rfc3339
 from witsd.values.errors import WitsdError
@@ -79,6 +80,7 @@ class Surroundings:
     journal: Journal
     logs: Logs
     containment: Containment
+    watch: Watch
     spawner: Spawner
     open_link: OpenLink
     clock: Clock
@@ -113,6 +115,9 @@ class Unit:
     #: Runs that hold it up; an on-demand agent with none is stopped after ``idle_stop_s``.
     leases: int = 0
     last_exit: str = ""
+    #: When it last wrote anything, monotonic seconds.
+    last_word: float = 0.0
+    _limit_passed: str = ""
     _idle_since: float = 0.0
     _inbox: list[tuple[Input, trio.Event | None]] = attrs.field(factory=list)
     _told: trio.Event = attrs.field(factory=trio.Event)
@@ -172,6 +177,21 @@ class Unit:
             pid=self.process.pid if self.process else UNSET,
             reason=life.reason or UNSET,
         )
+
+    def facts(self) -> Facts:
+        """What the watch looks at beside the samples."""
+        return Facts(
+            spec=self.spec,
+            restarts=self.life.restarts,
+            silence_s=self.shared.clock.monotonic() - self.last_word if self.process else None,
+            kept=self.shared.containment.controllers,
+            end=self._end_for_limit,
+        )
+
+    def _end_for_limit(self, reason: str) -> None:
+        if self.process is not None and not self._limit_passed:
+            self._limit_passed = reason
+            self.process.signal_group(signal.SIGKILL)  # its end takes the rest of the tree along
 
     # ---- the unit's task ------------------------------------------------------------------------------
 
@@ -321,6 +341,8 @@ class Unit:
             return await self._not_started(error)
         self.process, self.container = process, container
         self.holds = set()
+        self._limit_passed, self.last_word = "", shared.clock.monotonic()
+        shared.watch.began(spec.name, process.identity, f"{container.join[0]}/cgroup.procs" if container.join else None)
         self.record(publish=False)  # its identity, before it can leave anything behind
         exit_status: Exit | None = None
         reason = ""
@@ -349,6 +371,7 @@ class Unit:
                     await container.end(_END_S)
                 await process.aclose_pipes()
             process.reap()
+            shared.watch.ended(spec.name)
             self.process = self.container = None
             self.link = None
             self.last_exit = reason or (str(exit_status) if exit_status else "did not end")
@@ -363,6 +386,8 @@ class Unit:
 
     def _why(self, status: Exit, container: Container) -> str:
         """How it ended, with the limit that ended it where one did."""
+        if self._limit_passed:
+            return self._limit_passed
         if container.oom_kills():
             return f"was killed for want of memory (oom): its limit is {self.spec.limits.memory_bytes} bytes"
         return str(status)
@@ -377,6 +402,7 @@ class Unit:
         rubbish: list[bytes] = []
 
         async def pace() -> None:
+            self.last_word = self.shared.clock.monotonic()
             if rubbish:
                 await self._keep_rubbish(rubbish)
             await self.shared.journal.wait_room()
@@ -484,6 +510,7 @@ class Unit:
         rest = b""
         try:
             while data := await stream.receive_some(64 << 10):
+                self.last_word = self.shared.clock.monotonic()
                 *lines, rest = (rest + data).split(b"\n")
                 if len(rest) > 64 << 10:  # no newline in sight: keep it in pieces
                     lines.append(rest)

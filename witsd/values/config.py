@@ -63,9 +63,13 @@ class Logs:
 
 @attrs.frozen(kw_only=True)
 class Daemon:
-    """``grace_s``: how long runs may go on when the daemon is asked to stop."""
+    """``grace_s``: how long runs may go on when the daemon is asked to stop.
+
+    ``sample_s``: how often agents are sampled; 0 turns it off, and with it the limits that the kernel does not keep.
+    """
 
     grace_s: Seconds = 10
+    sample_s: Seconds = 1
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     Start = Literal["boot", "on_demand", "manual"]
     AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
     AgentHealth = Literal["ok", "hung", "unknown"]
+    AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
     ItemStatus = Literal["in_progress", "completed", "failed", "cancelled"]
     MessageItemRole = Literal["user", "assistant", "system"]
     LogItemLevel = Literal["debug", "info", "warning", "error"]
@@ -124,6 +125,7 @@ if TYPE_CHECKING:
     ChatMessageRole = Literal["system", "user", "assistant", "tool"]
     FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
     Scope = Literal["read", "chat", "memory", "tools", "approve", "agents", "admin"]
+    AgentAlertDataState = Literal["raised", "cleared"]
 else:
     DoctorStatus = str
     DoctorReportDaemon = str
@@ -134,6 +136,7 @@ else:
     Start = str
     AgentState = str
     AgentHealth = str
+    AlertName = str
     ItemStatus = str
     MessageItemRole = str
     LogItemLevel = str
@@ -147,6 +150,7 @@ else:
     ChatMessageRole = str
     FinishReason = str
     Scope = str
+    AgentAlertDataState = str
 
 
 class ClientInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -424,6 +428,70 @@ class AgentsLogsResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lines: tuple[LogLine, ...]
 
 
+class AgentsMetricsParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``window_s``: how far back; samples are kept for half a day, ever more coarsely."""
+
+    name: str
+    window_s: float = 120
+
+
+class VitalsSample(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an agent's whole process tree used. ``cpu_percent`` is of one core; ``rss_bytes`` counts
+    shared pages once a process; ``read_bytes`` and ``write_bytes`` are totals from and to storage
+    since its processes were started.
+    """
+
+    time: str
+    cpu_percent: float
+    rss_bytes: int
+    fds: int
+    threads: int
+    processes: int
+    read_bytes: int
+    write_bytes: int
+
+
+class RequestStats(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Requests over the last ``window_s`` seconds (five minutes at most). ``p95_ms`` is within 9 %."""
+
+    count: int
+    errors: int
+    error_rate: float
+    mean_ms: float
+    p95_ms: float
+    window_s: float
+
+
+class RaisedAlert(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An alert that is up; ``value`` is the figure it was raised with."""
+
+    alert: AlertName
+    threshold: float
+    value: float
+    since: str
+
+
+class AgentsMetricsResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``current``, ``average`` and ``peak`` are absent where the window has no sample; totals have no
+    average or peak and are the latest in all three.
+    """
+
+    samples: tuple[VitalsSample, ...]
+    requests: RequestStats
+    alerts: tuple[RaisedAlert, ...]
+    current: VitalsSample | UnsetType = UNSET
+    average: VitalsSample | UnsetType = UNSET
+    peak: VitalsSample | UnsetType = UNSET
+
+
+class AgentsRecordParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request that happened outside a run and has just ended."""
+
+    name: str
+    duration_ms: float
+    error: bool = False
+
+
 class RunInput(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``text`` is what was asked; ``cwd`` is where relative paths in it are meant to start."""
 
@@ -474,7 +542,7 @@ class ToolCallItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     tool: str
     status: ItemStatus = "in_progress"
     arguments: dict[str, Any] = {}
-    result: Any = None
+    result: Any = UNSET
     is_error: bool = False
 
 
@@ -498,8 +566,8 @@ class InputRequestItem(
     request_id: str
     message: str
     status: ItemStatus = "in_progress"
-    schema: dict[str, Any] | None = None
-    response: Any = None
+    schema: dict[str, Any] | None | UnsetType = UNSET
+    response: Any = UNSET
 
 
 class ArtifactItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="artifact"):
@@ -509,8 +577,8 @@ class ArtifactItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     name: str
     media_type: str
     status: ItemStatus = "in_progress"
-    path: str | None = None
-    text: str | None = None
+    path: str | UnsetType = UNSET
+    text: str | UnsetType = UNSET
 
 
 class UsageItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="usage"):
@@ -1100,6 +1168,16 @@ class AgentLogData(Struct, frozen=True, kw_only=True, omit_defaults=True):
     count: int = 1
 
 
+class AgentAlertData(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``agent.alert``. A cleared one has no ``value`` where there is nothing to read any more."""
+
+    name: str
+    alert: AlertName
+    state: AgentAlertDataState
+    threshold: float
+    value: float | UnsetType = UNSET
+
+
 class LogLineData(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """On ``log:<agent>`` only, which is a file and not in the journal."""
 
@@ -1222,6 +1300,7 @@ EVENT_TYPES: dict[str, type[Struct]] = {
     "agent.state": AgentStateData,
     "agent.health": AgentHealthData,
     "agent.log": AgentLogData,
+    "agent.alert": AgentAlertData,
     "log.line": LogLineData,
     "run.queued": RunQueuedData,
     "run.started": RunStartedData,
@@ -1369,6 +1448,30 @@ class AgentsApi:
             after_seq=after_seq,
         )
         return await self._call("agents/logs", params, AgentsLogsResult)
+
+    async def metrics(
+        self,
+        *,
+        name: str,
+        window_s: float | UnsetType = UNSET,
+    ) -> AgentsMetricsResult:
+        """What an agent's processes use and how its requests go."""
+        return await self._call("agents/metrics", _given(name=name, window_s=window_s), AgentsMetricsResult)
+
+    async def record(
+        self,
+        *,
+        name: str,
+        duration_ms: float,
+        error: bool | UnsetType = UNSET,
+    ) -> Empty:
+        """Count a request that happened outside a run."""
+        params = _given(
+            name=name,
+            duration_ms=duration_ms,
+            error=error,
+        )
+        return await self._call("agents/record", params, Empty)
 
 
 class RunsApi:

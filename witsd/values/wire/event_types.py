@@ -9,6 +9,7 @@ import attrs
 from witsd.values.items import Item
 from witsd.values.wire.agents import AgentHealth, AgentState
 from witsd.values.wire.common import UNSET, UnsetType
+from witsd.values.wire.metrics import AgentAlertData
 from witsd.values.wire.runs import ErrorInfo, RunInput, Usage
 from witsd.values.wire.sessions import Message, Session, SessionStatus
 
@@ -163,6 +164,7 @@ EVENT_TYPES: dict[str, type] = {
     "agent.state": AgentStateData,
     "agent.health": AgentHealthData,
     "agent.log": AgentLogData,
+    "agent.alert": AgentAlertData,
     "log.line": LogLineData,
     "run.queued": RunQueuedData,
     "run.started": RunStartedData,

@@ -1,0 +1,62 @@
+"""Figures, alerts and limits of agents, as the real daemon sees real processes."""
+
+from __future__ import annotations
+
+from tests.integration.test_agents import ECHO, ask, define, python
+from tests.support.daemon import Daemon
+from tests.support.processes import of_daemon
+from tests.support.wire import wire
+
+EATS = """
+import sys, time
+print("hungry", flush=True)
+sys.stdin.readline()
+eaten = bytearray(300 << 20)
+for at in range(0, len(eaten), 4096): eaten[at] = 1
+time.sleep(1000)
+"""
+
+
+def test_metrics_count_the_tree_and_the_requests(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        c.subscribe("agent:echo", "log:tree", since={"log:tree": 0})
+        forks = "import subprocess\nfor _ in range(3): subprocess.Popen(['sleep', '1000'])\nprint('up', flush=True)\n"
+        define(c, "tree", python(forks + "import time; time.sleep(1000)"), kind="exec")
+        define(c, "echo", python(ECHO))
+        c.until("log.line")
+        for _ in range(4):
+            ask(c, "echo", "x")
+        c.call("agents/record", name="echo", duration_ms=1000, error=True)
+        metrics = c.call("agents/metrics", name="echo")
+        assert (metrics["requests"]["count"], metrics["requests"]["errors"]) == (5, 1)
+        assert metrics["requests"]["error_rate"] == 0.2
+        while (tree := c.call("agents/metrics", name="tree")).get("current", {}).get("processes") != 4:
+            c.call("runs/wait", run_id=c.call("runs/start", agent="echo", input="time passes")["run_id"])
+        assert tree["current"]["rss_bytes"] > 1 << 20
+        assert tree["samples"][-1]["threads"] >= 4
+
+
+def test_over_its_memory_an_agent_ends_and_says_so(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        c.subscribe("agent:eats", "agent:echo")
+        define(c, "echo", python(ECHO))
+        c.until("agent.state", where=lambda d: d["name"] == "echo" and d["state"] == "active")
+        sibling = c.call("agents/get", name="echo")["pid"]
+        hungry = EATS.replace("sys.stdin.readline()\n", "")
+        limits = {"memory_bytes": 100 << 20}
+        define(c, "eats", python(hungry), kind="exec", limits=limits, restart={"policy": "never"})
+        failed = c.until("agent.state", where=lambda d: d["name"] == "eats" and d["state"] == "failed")
+        assert "memory" in failed["data"]["reason"]
+        assert str(100 << 20) in failed["data"]["reason"] or "1.04858e+08" in failed["data"]["reason"]
+        assert of_daemon(daemon.home) == [sibling], "its sibling is unharmed"
+        assert ask(c, "echo", "x")["output"] == "x"
+
+
+def test_an_alert_is_raised_once(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        c.subscribe("agent:echo")
+        define(c, "echo", python(ECHO), alerts={"memory_bytes": 1 << 20})
+        alert = c.until("agent.alert")["data"]
+        assert (alert["alert"], alert["state"], alert["threshold"]) == ("memory_bytes", "raised", 1 << 20)
+        assert alert["value"] > 1 << 20
+        assert [a["alert"] for a in c.call("agents/metrics", name="echo")["alerts"]] == ["memory_bytes"]
