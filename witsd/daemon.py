@@ -36,6 +36,7 @@ from witsd.door.activation import Inherited, take_inherited
 from witsd.door.door import Door, open_door, without_streams
 from witsd.door.identity import Identifier
 from witsd.door.listen import ListenError, UnixSocket, claim_file, claim_unix, open_tcp
+from witsd.door.metrics import render
 from witsd.journal import epoch
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal, Tx, open_journal
@@ -337,6 +338,7 @@ async def _wired(
                 identifier=Identifier(resolve_agent=supervisor.actor_among, agent_named=supervisor.actor_of),
                 claimed=sockets.unix,
                 bound=sockets.http,
+                metrics=lambda: render(services.system, supervisor, clock),
             )
         )
         background = await enter(trio.open_nursery())

@@ -7,7 +7,7 @@ from typing import Any
 #: What examples of a type hold beside, or instead of, what its fields' types suggest.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "AgentSpec": {
-        "kind": "native", "command": ["python", "agent.py"], "run_per_request": False, "pid": None, "pid_file": "",
+        "kind": "native", "command": ["python", "agent.py"], "run_per_request": False,
     },
 }
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
+
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.integration.test_agents import ECHO, ask, define, python
 from tests.support.daemon import Daemon
 from tests.support.processes import of_daemon
@@ -60,3 +64,28 @@ def test_an_alert_is_raised_once(daemon: Daemon) -> None:
         assert (alert["alert"], alert["state"], alert["threshold"]) == ("memory_bytes", "raised", 1 << 20)
         assert alert["value"] > 1 << 20
         assert [a["alert"] for a in c.call("agents/metrics", name="echo")["alerts"]] == ["memory_bytes"]
+
+
+def test_metrics_over_http_are_what_prometheus_reads(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        define(c, "echo", python(ECHO))
+        ask(c, "echo", "x")
+        token = c.call("tokens/create", name="prometheus", scopes=["read"])["token"]
+        other = c.call("tokens/create", name="other", scopes=["chat"])["token"]
+        while "current" not in c.call("agents/metrics", name="echo"):
+            ask(c, "echo", "time passes")
+    status, text = get(daemon.http, "/metrics", token)
+    assert status == 200
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    samples = [sample for family in families.values() for sample in family.samples]
+    assert any(sample.labels.get("agent") == "echo" and sample.value > 0 for sample in samples)
+    assert get(daemon.http, "/metrics", other)[0] == 403
+    assert get(daemon.http, "/metrics", "wrong")[0] == 401
+    assert get(daemon.http, "/metrics", "")[0] == 401
+
+
+def get(address: str, path: str, token: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(address, timeout=60)
+    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()

@@ -327,6 +327,10 @@ def _http_overloaded(limit: int) -> bytes:
     return b"HTTP/1.1 503 Service Unavailable\r\n" + lines + b"\r\n" + body
 
 
+async def _no_metrics() -> str:
+    return ""
+
+
 @asynccontextmanager
 async def open_door(
     settings: ListenSettings,
@@ -340,6 +344,7 @@ async def open_door(
     claimed: UnixSocket | None = None,
     bound: trio.SocketListener | None = None,
     page: Path = _PAGE,
+    metrics: Callable[[], Awaitable[str]] = _no_metrics,
 ) -> AsyncIterator[Door]:
     """Listen on the Unix socket and, unless ``settings.http`` is empty, on the HTTP address.
 
@@ -390,6 +395,7 @@ async def open_door(
                     access=access,
                     files=files,
                     message_bytes=limits.message_bytes,
+                    metrics=metrics,
                 )
                 nursery.start_soon(accept_forever, tcp, door._take_http, "http")
             try:

@@ -15,7 +15,8 @@ import trio
 
 from witsd.door.auth import Policy, bearer_token, cookie_prefix, our_cookies
 from witsd.door.http import Request, Response, Upgrade, WantsBody, error_response
-from witsd.values.actor import ANONYMOUS, Actor
+from witsd.door.metrics_text import CONTENT_TYPE
+from witsd.values.actor import ANONYMOUS, Actor, Scope
 from witsd.values.errors import (
     InvalidParams,
     InvalidRequest,
@@ -79,6 +80,7 @@ class Pages:
     access: Access = attrs.field(kw_only=True)
     files: Mapping[str, Response] = attrs.field(kw_only=True)
     message_bytes: int = attrs.field(kw_only=True)
+    metrics: Callable[[], Awaitable[str]] = attrs.field(kw_only=True)
 
     def begin(self, request: Request) -> Response | WantsBody | Upgrade:
         """Host and Origin first, then everything else."""
@@ -129,6 +131,8 @@ class Pages:
             return _PREFLIGHT
         if path == "/rpc":
             return self._rpc(request)
+        if path == "/metrics":
+            return self._metrics(request)
         if path == "/ws":
             return self._ws(request)
         if path == "/session":
@@ -160,6 +164,27 @@ class Pages:
             except Unauthenticated as ended:
                 return self.finish(request, _unauthenticated(ended.message))
             return self.finish(request, Response(status=200 if result else 204, body=result))
+
+        return WantsBody(self.message_bytes, answer)
+
+    # ---- /metrics ---------------------------------------------------------------------------------
+
+    def _metrics(self, request: Request) -> Response | WantsBody:
+        if request.method != "GET":
+            return _wrong_method("GET")
+        actor = self._bearer(request)
+        if isinstance(actor, Response):
+            return actor
+        if actor is None:
+            return _unauthenticated("GET /metrics needs the header Authorization: Bearer TOKEN")
+        try:
+            actor.require(Scope.READ)
+        except PermissionDenied as refused:
+            return error_response(403, refused)
+
+        async def answer(body: bytes) -> Response:
+            text = await self.metrics()
+            return self.finish(request, Response(status=200, body=text.encode(), content_type=CONTENT_TYPE))
 
         return WantsBody(self.message_bytes, answer)
 

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ class NotifySocket:
     _socket: socket.socket
     _belongs: Callable[[int], bool]
 
-    async def messages(self) -> AsyncIterator[dict[str, str]]:
+    async def messages(self) -> AsyncGenerator[dict[str, str], None]:
         """What is said, for ever. Words from a process that is not the agent's are dropped."""
         listening = trio.socket.from_stdlib_socket(self._socket)
         while True:

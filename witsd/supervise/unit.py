@@ -7,6 +7,7 @@ import math
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 
 import attrs
@@ -32,6 +33,7 @@ from witsd.supervise.lifecycle import (
 from witsd.supervise.link import AgentLink, OpenLink
 from witsd.supervise.logs import Logs
 from witsd.supervise.process import Exit, Process, Spawner, SpawnError, spawn
+from witsd.supervise.readiness import LogPattern, NotifySocket, notify_socket, probe_http, probe_tcp
 from witsd.supervise.watch import Facts, Watch
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, rfc3339
@@ -118,6 +120,7 @@ class Unit:
     #: When it last wrote anything, monotonic seconds.
     last_word: float = 0.0
     _limit_passed: str = ""
+    _pattern: LogPattern | None = None
     _idle_since: float = 0.0
     _inbox: list[tuple[Input, trio.Event | None]] = attrs.field(factory=list)
     _told: trio.Event = attrs.field(factory=trio.Event)
@@ -318,6 +321,10 @@ class Unit:
         self.tell(ended)
 
     async def _one_process(self) -> Exited:
+        with ExitStack() as stack:
+            return await self._contained_process(stack)
+
+    async def _contained_process(self, stack: ExitStack) -> Exited:
         shared, spec = self.shared, self.spec
         run_dir = shared.run_root / spec.name
         env = environment.build(spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
@@ -327,7 +334,12 @@ class Unit:
             container = await trio.to_thread.run_sync(shared.containment.create, spec.name, ceilings(spec))
         except (ContainerError, OSError) as error:
             return await self._not_started(error)
+        self._pattern = LogPattern(spec.ready.pattern) if spec.ready.when == "log" else None
+        notify = None
         try:
+            if spec.ready.when == "notify":
+                notify = stack.enter_context(notify_socket(run_dir, lambda pid: pid in container.pids()))
+                env["NOTIFY_SOCKET"] = str(notify.path)
             process = await spawn(
                 shared.spawner,
                 command,
@@ -351,7 +363,7 @@ class Unit:
                 nursery.start_soon(self._copy, process.stderr, "stderr")
                 if spec.kind == "exec":
                     nursery.start_soon(self._copy, process.stdout, "stdout")
-                    nursery.start_soon(self._ready_after)
+                    nursery.start_soon(self._await_ready, self._pattern, notify)
                 else:
                     nursery.start_soon(self._talk, process)
                 if self.life.state == "stopping":  # it was stopped while being forked
@@ -392,8 +404,25 @@ class Unit:
             return f"was killed for want of memory (oom): its limit is {self.spec.limits.memory_bytes} bytes"
         return str(status)
 
-    async def _ready_after(self) -> None:
-        await trio.sleep(self.spec.ready.after_s)
+    async def _await_ready(self, pattern: LogPattern | None, notify: NotifySocket | None) -> None:
+        """Tell when an exec agent is ready, in the way its definition says."""
+        ready = self.spec.ready
+        match ready.when:
+            case "started":
+                await trio.sleep(ready.after_s)
+            case "log":
+                assert pattern is not None
+                await pattern.seen.wait()
+            case "tcp":
+                await probe_tcp(ready.address)
+            case "http":
+                await probe_http(ready.url)
+            case "notify":
+                assert notify is not None
+                async with aclosing(notify.messages()) as messages:
+                    async for message in messages:
+                        if message.get("READY") == "1":
+                            break
         self.tell(Ready())
 
     async def _talk(self, process: Process) -> None:
@@ -517,6 +546,8 @@ class Unit:
                     rest = b""
                 if lines:
                     await sink.write(source, lines)
+                    if self._pattern is not None:
+                        self._pattern.look(lines)
         except (trio.ClosedResourceError, trio.BrokenResourceError, OSError):
             pass
         if rest:

@@ -18,7 +18,7 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Positive = Annotated[int, Meta(ge=1)]
 
-Kind = Literal["native", "exec", "assistant", "external"]
+Kind = Literal["native", "exec", "assistant"]
 Start = Literal["boot", "on_demand", "manual"]
 RestartPolicy = Literal["always", "on_failure", "never"]
 
@@ -85,7 +85,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """What an agent's whole process tree may use; 0 is no limit.
 
     ``cpu_percent``: 100 is one core. ``tasks``: processes and threads. ``open_files``: of each process.
-    ``output_bytes_per_s``: what it writes beyond that waits. ``concurrency``: runs at once; the rest wait in order.
+    ``concurrency``: runs at once; the rest wait in order.
     """
 
     concurrency: Annotated[int, Meta(ge=1, le=1000)] = 4
@@ -94,7 +94,6 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     cpu_percent: Annotated[float, Meta(ge=0)] = 0
     tasks: Annotated[int, Meta(ge=0)] = 0
     open_files: Annotated[int, Meta(ge=0)] = 0
-    output_bytes_per_s: Annotated[int, Meta(ge=0)] = 0
 
 
 class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -127,10 +126,6 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     idle_stop_s: Seconds = 300
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
-    requires: tuple[Name, ...] = ()
-    after: tuple[Name, ...] = ()
-    pid: Annotated[int, Meta(ge=1)] | None = None
-    pid_file: str = ""
     skills: tuple[Skill, ...] = ()
     description: str = ""
     run_per_request: bool = False
@@ -149,14 +144,8 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
             raise ValueError("`name` ends with a newline")
         if self.kind in ("native", "exec") and not self.command:
             raise ValueError(f"`command` is required for kind {self.kind!r}")
-        if self.kind == "external" and (self.command or (self.pid is None) == (not self.pid_file)):
-            raise ValueError("kind 'external' takes either `pid` or `pid_file`, and no `command`")
-        if self.kind != "external" and (self.pid is not None or self.pid_file):
-            raise ValueError("`pid` and `pid_file` are for kind 'external'")
         if self.ready.when != "started" and self.kind != "exec":
             raise ValueError("`ready.when` is for kind 'exec': a native agent is ready when it answers initialize")
-        if self.name in (*self.requires, *self.after):
-            raise ValueError("an agent cannot require itself")
         if self.kind == "assistant" and self.command:
             raise ValueError("`command` has no meaning for kind 'assistant': remove it")
         for name, value in self.env.items():

@@ -107,7 +107,7 @@ if TYPE_CHECKING:
     RestartPolicy = Literal["always", "on_failure", "never"]
     ReadyWhen = Literal["started", "notify", "log", "tcp", "http"]
     HealthAction = Literal["restart", "report"]
-    Kind = Literal["native", "exec", "assistant", "external"]
+    Kind = Literal["native", "exec", "assistant"]
     Start = Literal["boot", "on_demand", "manual"]
     AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
     AgentHealth = Literal["ok", "hung", "unknown"]
@@ -312,8 +312,8 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an agent's whole process tree may use; 0 is no limit. ``cpu_percent``: 100 is one core.
-    ``tasks``: processes and threads. ``open_files``: of each process. ``output_bytes_per_s``: what
-    it writes beyond that waits. ``concurrency``: runs at once; the rest wait in order.
+    ``tasks``: processes and threads. ``open_files``: of each process. ``concurrency``: runs at
+    once; the rest wait in order.
     """
 
     concurrency: int = 4
@@ -322,7 +322,6 @@ class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu_percent: float = 0
     tasks: int = 0
     open_files: int = 0
-    output_bytes_per_s: int = 0
 
 
 class Alerts(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -355,10 +354,6 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     idle_stop_s: float = 300
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
-    requires: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-    pid: int | None = None
-    pid_file: str = ""
     skills: tuple[Skill, ...] = ()
     description: str = ""
     run_per_request: bool = False

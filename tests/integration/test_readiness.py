@@ -1,0 +1,84 @@
+"""When an exec agent counts as ready, in each of the ways a definition can say it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from tests.integration.test_agents import define, python
+from tests.support.daemon import Daemon
+from tests.support.wire import RpcError, wire
+
+SAYS_SO = """
+import os, socket, sys, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.connect(os.environ["NOTIFY_SOCKET"])
+print("waiting", flush=True)
+open(sys.argv[1]).read()
+s.send(b"STATUS=here we go\\nREADY=1")
+time.sleep(1000)
+"""
+LISTENS = """
+import http.server, sys
+open(sys.argv[2]).read()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.mark.parametrize("when", ["notify", "log", "tcp", "http"])
+def test_active_once_it_is_ready_and_not_before(daemon: Daemon, when: str) -> None:
+    gate = daemon.home / "gate"
+    os.mkfifo(gate)
+    port = free_port()
+    commands: dict[str, list[str]] = {
+        "notify": [*python(SAYS_SO), str(gate)],
+        "log": ["sh", "-c", f"echo starting; cat {gate}; echo 'now listening on 1'; sleep 1000"],
+        "tcp": [*python(LISTENS), str(port), str(gate)],
+        "http": [*python(LISTENS), str(port), str(gate)],
+    }
+    ready: dict[str, dict[str, Any]] = {
+        "notify": {},
+        "log": {"pattern": "listening on [0-9]+"},
+        "tcp": {"address": f"127.0.0.1:{port}"},
+        "http": {"url": f"http://127.0.0.1:{port}/"},
+    }
+    with wire(daemon.socket) as c:
+        c.subscribe("agent:svc")
+        define(c, "svc", commands[when], kind="exec", ready={"when": when, **ready[when]}, cwd=str(daemon.home))
+        c.until("agent.state", where=lambda d: d["state"] == "starting")
+        with open(gate, "w"):  # opens once the agent waits there, and lets it go on
+            assert c.call("agents/get", name="svc")["state"] == "starting"
+        c.until("agent.state", where=lambda d: d["state"] == "active")
+
+
+def test_a_stranger_cannot_say_that_it_is_ready(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        c.subscribe("log:svc", "agent:svc", since={"log:svc": 0})
+        mute = python("import os; print(os.environ['NOTIFY_SOCKET'], flush=True); import time; time.sleep(1000)")
+        define(c, "svc", mute, kind="exec", ready={"when": "notify", "timeout_s": 2}, restart={"policy": "never"})
+        where = c.until("log.line")["data"]["text"]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(b"READY=1", where)
+        failed = c.until("agent.state", where=lambda d: d["state"] in ("active", "failed"))
+        assert failed["data"]["state"] == "failed"
+        assert "not ready within 2 s" in failed["data"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("ready", "says"),
+    [({"when": "log"}, "`pattern` is required"), ({"when": "log", "pattern": "("}, "no regular expression")],
+)
+def test_a_readiness_that_cannot_be_is_refused(daemon: Daemon, ready: dict[str, str], says: str) -> None:
+    with wire(daemon.socket) as c:
+        with pytest.raises(RpcError, match=says) as refused:
+            define(c, "svc", ["true"], kind="exec", ready=ready)
+        assert refused.value.code == -32602
