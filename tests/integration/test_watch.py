@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+from contextlib import closing
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -85,7 +86,7 @@ def test_metrics_over_http_are_what_prometheus_reads(daemon: Daemon) -> None:
 
 
 def get(address: str, path: str, token: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(address, timeout=60)
-    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
-    answer = connection.getresponse()
-    return answer.status, answer.read().decode()
+    with closing(http.client.HTTPConnection(address, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
