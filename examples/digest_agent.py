@@ -66,6 +66,7 @@ def digest(run: SyncRun) -> None:
     if not paths:
         raise InvalidParams("which file or folder? For example: witsd ask digest README.md")
     for path in paths:
+        print(f"reading {path}")  # whatever is printed goes to the agent's log
         try:
             mode = path.stat().st_mode
             if stat.S_ISDIR(mode):

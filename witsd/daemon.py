@@ -211,6 +211,10 @@ class Daemon:
     async def stop(self, patience: trio.CancelScope) -> None:
         """Accept nobody, finish runs or, once ``patience`` ends, interrupt them, stop the agents, let the rest go."""
         await self.door.stop_accepting()
+        running = self.services.runs.executing
+        if running:
+            wait = max(0.0, patience.deadline - trio.current_time())
+            log.info("daemon.stopping runs=%d waits_s=%.0f again=stops_now", running, wait)
         await self.services.runs.close(patience)
         await self.supervisor.stop_all()
         data = SystemData(version=__version__, pid=os.getpid())

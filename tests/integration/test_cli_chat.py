@@ -150,3 +150,11 @@ def test_colour_only_on_a_terminal_that_wants_it(probe: Daemon) -> None:
         assert shown.end() == 0
         assert "\x1b[" in shown.raw
     assert "\x1b[" not in probe.cli("agent", "list").stdout
+
+
+def test_a_question_in_between_is_not_the_conversation(probe: Daemon) -> None:
+    assert probe.cli("chat", "probe", stdin="first\n").returncode == 0
+    assert probe.cli("ask", "probe", "by the way").returncode == 0
+    assert probe.cli("chat", "probe", stdin="second\n").returncode == 0
+    sessions = json.loads(probe.cli("session", "list", "--json").stdout)["items"]
+    assert sorted((session["origin"], session["messages"]) for session in sessions) == [("", 4), ("ask", 2)]

@@ -156,14 +156,16 @@ async def test_an_ollama_without_models_says_how_to_get_one(tmp_path: Path) -> N
             await ask(models, "ollama")
 
 
-async def test_the_configured_default_goes_first_while_it_is_available(tmp_path: Path) -> None:
+async def test_the_configured_default_is_that_model_or_an_error(tmp_path: Path) -> None:
     first, second = scripted(tmp_path, "one", "1"), scripted(tmp_path, "two", "2")
     async with opened(tmp_path, first, second, default="two") as models:
         assert (await ask(models)).message.content == "2"
         (tmp_path / "two.toml").unlink()
-        assert (await ask(models)).message.content == "1"
+        with pytest.raises(ModelError):
+            await ask(models)
     async with opened(tmp_path, first, default="nobody/knows") as models:
-        assert (await ask(models)).message.content == "1"
+        with pytest.raises(NotFound):
+            await ask(models)
 
 
 async def test_a_model_named_outright_is_that_model_or_an_error(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_policies(policy: str, event: Input, state: str) -> None:
 def test_a_clean_exit_while_starting_is_a_failure_all_the_same() -> None:
     story = Story()
     assert story.tell(BY_HAND, CLEAN) == "backoff"
-    assert story.life.reason == "exited with code 0 before it was ready"
+    assert story.life.reason == "exited with code 0 before it was ready: does it call agent.serve()?"
 
 
 def test_no_backoff_restarts_at_once() -> None:

@@ -48,7 +48,7 @@ def ask(agent: str, text: tuple[str, ...], session_id: str | None, verbose: bool
     printer = RunPrinter(_ignore if as_json else None, verbose=verbose and not as_json)
 
     async def go(client: Client) -> None:
-        session = session_id or (await client.call("sessions/create", {"agent": agent}))["session_id"]
+        session = session_id or (await client.call("sessions/create", {"agent": agent, "origin": "ask"}))["session_id"]
         if session_id:
             await _check_agent(client, session_id, agent)
         started = await client.call("sessions/prompt", {"session_id": session, **prompt})

@@ -73,7 +73,8 @@ class _Chat:
             self._session = call("sessions/get", {"session_id": session_id})
             self._agent = self._session["agent"]
         else:
-            found = [] if new else self._sessions(1)
+            # What was only asked is no conversation to go on with.
+            found = [] if new else [one for one in self._sessions(100) if one.get("origin") != "ask"]
             self._session = found[0] if found else call("sessions/create", {"agent": self._agent})
         if self._person:
             _prepare_readline()

@@ -30,7 +30,6 @@ _NEXT: Mapping[int, str] = {
     -32003: "The caller lacks a scope or a grant: see `witsd token list`, or [grants] of the agent.",
     -32004: "Present a token, or use the Unix socket as the user who runs the daemon.",
     -32006: "Try again, or give it more time.",
-    -32007: "See what it wrote: `witsd agent logs NAME`.",
     -32011: "See which models are there and why one is not: `witsd model list`.",
 }
 _LISTED: Mapping[str, str] = {
@@ -163,7 +162,7 @@ def hint_for(code: int, data: Mapping[str, Any]) -> str:
     if code == -32602 and data.get("path"):
         return f"the field is {data['path']}"
     if code == -32005 and data.get("state") == "failed":
-        return "see why: `witsd agent list`, `witsd agent logs NAME`; then `witsd agent restart NAME`"
+        return "see why: `witsd agent list`"
     return _NEXT.get(code, "")
 
 

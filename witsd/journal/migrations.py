@@ -55,7 +55,8 @@ CREATE TABLE items(
 
 CREATE TABLE sessions(
     n INTEGER PRIMARY KEY, session_id TEXT NOT NULL UNIQUE, agent TEXT NOT NULL, title TEXT NOT NULL,
-    settings BLOB NOT NULL, status TEXT NOT NULL, run_id TEXT, parent_id TEXT, messages INTEGER NOT NULL,
+    settings BLOB NOT NULL, status TEXT NOT NULL, run_id TEXT, parent_id TEXT, origin TEXT NOT NULL,
+    messages INTEGER NOT NULL,
     last_n INTEGER NOT NULL, created_us INTEGER NOT NULL, updated_us INTEGER NOT NULL);
 CREATE INDEX sessions_by_update ON sessions(updated_us, n);
 

@@ -217,6 +217,11 @@ class Runs:
             self._queues[run.agent].remove(run)
             self._nursery.start_soon(self.book.end, run, status, reason)
 
+    @property
+    def executing(self) -> int:
+        """How many runs their agents are working on."""
+        return sum(self._running.values())
+
     async def end_all_of(self, agent: str, reason: str) -> None:
         """Cancel every run of an agent and return when they are over."""
         ending = [run for run in self.book.live.values() if run.agent == agent]

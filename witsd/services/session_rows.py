@@ -27,7 +27,9 @@ _attachments = msgspec.json.Decoder(tuple[wire.Attachment, ...])
 HISTORY_MESSAGES = 200
 HISTORY_BYTES = 1 << 20
 
-SESSION_COLUMNS = "n, session_id, agent, title, settings, status, run_id, parent_id, messages, created_us, updated_us"
+SESSION_COLUMNS = (
+    "n, session_id, agent, title, settings, status, run_id, parent_id, origin, messages, created_us, updated_us"
+)
 MESSAGE_COLUMNS = (
     "m.message_id, m.session_id, m.n, m.role, m.author, m.text, m.status, m.run_id, m.model, "
     "m.attachments, m.created_us"
@@ -35,7 +37,7 @@ MESSAGE_COLUMNS = (
 
 
 def session_view(row: Sequence[Any]) -> wire.Session:
-    _, session_id, agent, title, settings, status, run_id, parent_id, messages, created, updated = row
+    _, session_id, agent, title, settings, status, run_id, parent_id, origin, messages, created, updated = row
     return wire.Session(
         session_id=session_id,
         agent=agent,
@@ -47,6 +49,7 @@ def session_view(row: Sequence[Any]) -> wire.Session:
         updated_at=rfc3339(updated),
         run_id=run_id or UNSET,
         parent_id=parent_id or UNSET,
+        origin=origin,
     )
 
 

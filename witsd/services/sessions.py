@@ -42,7 +42,7 @@ class Sessions:
 
         def work(tx: Tx) -> wire.Session:
             def make() -> wire.Session:
-                return self._insert(tx, params.agent, params.title, params.settings, None)
+                return self._insert(tx, params.agent, params.title, params.settings, None, params.origin)
 
             key = params.idempotency_key
             return once(tx, actor.identity, "sessions/create", key, params, wire.Session, make)[0]
@@ -50,18 +50,19 @@ class Sessions:
         return await self._journal.write(work)
 
     def _insert(
-        self, tx: Tx, agent: str, title: str, settings: wire.SessionSettings | None, parent: str | None
+        self, tx: Tx, agent: str, title: str, settings: wire.SessionSettings | None, parent: str | None, origin: str
     ) -> wire.Session:
         session_id = self._ids.new("ses")
         tx.execute(
-            "INSERT INTO sessions(session_id, agent, title, settings, status, parent_id, messages, last_n, "
-            "created_us, updated_us) VALUES (?,?,?,?,'idle',?,0,0,?,?)",
+            "INSERT INTO sessions(session_id, agent, title, settings, status, parent_id, origin, messages, last_n, "
+            "created_us, updated_us) VALUES (?,?,?,?,'idle',?,?,0,0,?,?)",
             (
                 session_id,
                 agent,
                 title,
                 _encode(_merged(wire.SessionSettings(), settings)),
                 parent,
+                origin,
                 tx.now_us,
                 tx.now_us,
             ),
@@ -225,7 +226,7 @@ class Sessions:
                     )
                 last = int(found[0][0])
             title = f"{source.title} (fork)" if params.title is None else params.title
-            fork = self._insert(tx, source.agent, title[:200], source.settings, source.session_id)
+            fork = self._insert(tx, source.agent, title[:200], source.settings, source.session_id, "fork")
             copies = tx.execute(
                 "SELECT n, role, author, text, status, run_id, model, attachments, created_us FROM messages "
                 "WHERE session_id = ? AND n <= ? ORDER BY n",

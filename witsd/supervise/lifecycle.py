@@ -165,7 +165,8 @@ def _exited(life: Lifecycle, event: Exited, spec: AgentSpec, now: float, jitter:
         return life, ()
     restart = spec.restart
     if life.state == "starting" and not event.failure:
-        event = Exited(f"{event.reason} before it was ready", failure=True)
+        hint = "" if spec.kind == "exec" else ": does it call agent.serve()?"
+        event = Exited(f"{event.reason} before it was ready{hint}", failure=True)
     if restart.policy == "never" or (restart.policy == "on_failure" and not event.failure):
         state: Literal["failed", "inactive"] = "failed" if event.failure else "inactive"
         return (

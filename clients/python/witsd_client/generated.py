@@ -698,6 +698,7 @@ class SessionsCreateParams(Struct, frozen=True, kw_only=True, omit_defaults=True
     agent: str
     title: str = ""
     settings: SessionSettings | None = None
+    origin: str = ""
     idempotency_key: str | None = None
 
 
@@ -714,6 +715,8 @@ class Session(Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_id: str | UnsetType = UNSET
     #: The session it was forked from.
     parent_id: str | UnsetType = UNSET
+    #: What made it, in its maker's word: ``ask`` for a single question.
+    origin: str = ""
 
 
 class Attachment(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1593,6 +1596,7 @@ class SessionsApi:
         agent: str,
         title: str | UnsetType = UNSET,
         settings: SessionSettings | dict[str, Any] | None | UnsetType = UNSET,
+        origin: str | UnsetType = UNSET,
         idempotency_key: str | None | UnsetType = UNSET,
     ) -> Session:
         """Begin a conversation with an agent."""
@@ -1600,6 +1604,7 @@ class SessionsApi:
             agent=agent,
             title=title,
             settings=settings,
+            origin=origin,
             idempotency_key=idempotency_key,
         )
         return await self._call("sessions/create", params, Session)

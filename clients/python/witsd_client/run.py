@@ -217,6 +217,8 @@ class Run:
         return AgentFailed(reason[:2000], {"run_id": self.run_id, "reason": reason[:2000]})
 
     async def _add(self, kind: str, text: str) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"say and think take text, not {type(text).__name__}: wrap it in str()")
         known = self._texts.get(kind)
         if known is None:
             self._may_speak()

@@ -1,8 +1,9 @@
 """The gateway: finds the model a caller means, checks that it may, and hands the call on.
 
 A name is ``auto``, a provider (its default model), ``provider/model``, or a model that some provider
-lists. ``auto`` is the configured default where that is available, else the first chat model that is, in
-the providers' order, ``offline`` being the last. A model named outright is that model or an error.
+lists. ``auto`` is the configured default where there is one, else the first chat model that is available, in
+the providers' order, ``offline`` being the last. A model named outright, here or as the default, is that model or an
+error.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ class Models:
 
     async def _resolve(self, actor: Actor, name: str | None) -> tuple[Provider, str]:
         if name is None or name in ("", "auto"):
-            chosen = await self._auto(actor)
+            name = self.default
+        if name == "auto":
+            chosen = await self._first_available(actor)
             if chosen is None:
                 # Only grants can have taken everything away: `offline` is always there.
                 actor.require_grant("models", "offline")
@@ -106,19 +109,15 @@ class Models:
         return self._provider(chosen[0]), chosen[1]
 
     async def _auto(self, actor: Actor) -> tuple[str, str] | None:
-        """The model ``auto`` means for this actor now: ``(provider, model)``."""
-        if self.default != "auto":
-            try:
-                chosen = await self._named(self.default)
-            except (NotFound, ModelError):
-                chosen = None
-            if chosen is not None and _granted(actor, *chosen):
-                rows = await self._provider(chosen[0]).models()
-                known = {row.name: row for row in rows}
-                row = known.get(chosen[1])
-                # A model that its provider does not list is available if anything of the provider is.
-                if row.available if row is not None else any(row.available for row in rows):
-                    return chosen
+        """The model ``auto`` means for this actor now: ``(provider, model)``; None where it leads nowhere."""
+        if self.default == "auto":
+            return await self._first_available(actor)
+        try:
+            return await self._named(self.default)
+        except (NotFound, ModelError):
+            return None
+
+    async def _first_available(self, actor: Actor) -> tuple[str, str] | None:
         for provider in self.providers:
             for row in await provider.models():
                 if row.available and row.kind == "chat" and _granted(actor, provider.name, row.name):

@@ -39,6 +39,8 @@ class Session:
     run_id: str | UnsetType = UNSET
     #: The session it was forked from.
     parent_id: str | UnsetType = UNSET
+    #: What made it, in its maker's word: ``ask`` for a single question.
+    origin: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,6 +90,7 @@ class SessionsCreateParams:
     agent: str
     title: Title = ""
     settings: SessionSettings | None = None
+    origin: Annotated[str, Meta(max_length=40)] = ""
     idempotency_key: str | None = None
 
 
