@@ -35,10 +35,6 @@ class Envelope(msgspec.Struct, gc=False):
     result: Raw = ABSENT
     error: Raw = ABSENT
 
-    @property
-    def is_response(self) -> bool:
-        return not self.method and bool(self.result or self.error)
-
 
 class BadMessage(Exception):
     """Bytes that are no message; ``error`` says why and ``id`` is what an answer must carry."""

@@ -144,7 +144,7 @@ def sandbox(it: Machine) -> DoctorItem:
         return _item(
             name,
             "warning",
-            'bwrap is not installed: agents with isolation = "sandbox" cannot be contained by it',
+            "bwrap is not installed: nothing uses it yet, but code that is not trusted will be run in it",
             "install bubblewrap (Debian, Ubuntu: apt install bubblewrap)",
         )
     if it.uid != 0:
