@@ -335,7 +335,7 @@ def test_the_program_is_in_its_groups_before_it_runs(group_box: Box) -> None:
 @pytest.mark.parametrize("setpriv", [shutil.which("setpriv"), None], ids=["setpriv", "python"])
 @pytest.mark.parametrize(
     ("of", "group", "code"),
-    [("", None, 0), ("1", None, 125), ("", "no/such/group", 126), ("", "full", 126)],
+    [("", None, 0), ("another", None, 125), ("", "no/such/group", 126), ("", "full", 126)],
     ids=["joins nothing", "another parent", "no group", "refused"],
 )
 def test_the_launcher_says_what_went_wrong(
@@ -344,7 +344,8 @@ def test_the_launcher_says_what_went_wrong(
     (tmp_path / "full").mkdir()
     (tmp_path / "full/cgroup.procs").symlink_to("/dev/full")
     join = [str(tmp_path / group)] if group else []
-    argv = launch(int(of or os.getpid()), join, ["/bin/echo", "--", "a b"], setpriv=setpriv, python=sys.executable)
+    parent = os.getpid() + bool(of)
+    argv = launch(parent, join, ["/bin/echo", "--", "a b"], setpriv=setpriv, python=sys.executable)
     done = subprocess.run(argv, capture_output=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == code
     assert done.stdout == (b"-- a b\n" if code == 0 else b"")

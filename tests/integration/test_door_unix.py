@@ -217,9 +217,7 @@ async def test_remote_when_it_is_asked_for() -> None:
         assert listener.socket.getsockname()[1]
 
 
-@pytest.mark.parametrize(
-    "address", ["", "9487", "example.org:1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:-1"]
-)
+@pytest.mark.parametrize("address", ["", "9487", "example.org:1", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:-1"])
 async def test_what_is_no_address(address: str) -> None:
     with pytest.raises(ListenError, match="HOST:PORT"):
         open_tcp(address)
@@ -262,6 +260,7 @@ def dialled(tmp_path: Path, command: Sequence[str] = (), **env: str) -> Iterator
         child = subprocess.Popen(
             [*command, sys.executable, "-c", DIAL, str(path)],
             stdin=subprocess.PIPE,
+            start_new_session=True,
             env={**os.environ, **env},
         )
         server.settimeout(20)
@@ -322,10 +321,17 @@ def test_a_descendant_is_named_by_its_mark_or_its_session(tmp_path: Path) -> Non
         assert Identifier(agent_named=named).identify(peer) is ECHO
     with dialled(tmp_path, WITSD_AGENT="gone") as peer:
         assert Identifier(agent_named=named).identify(peer) is UNKNOWN_AGENT
-    mine = os.getsid(0)
-    with dialled(tmp_path, WITSD_AGENT="gone") as peer:
-        by_session = Identifier(resolve_agent=lambda pids: ECHO if list(pids) == [mine] else None)
-        assert by_session.identify(peer) is ECHO
+    # Its own session, led by the shell: that of the tests may be led from outside their PID namespace.
+    with dialled(tmp_path, ["/bin/sh", "-c", '"$0" "$@"; true'], WITSD_AGENT="gone") as peer:
+        walked: list[Sequence[int]] = []
+
+        def by_session(pids: Sequence[int]) -> Actor | None:
+            walked.append(tuple(pids))
+            return ECHO if len(walked) == 2 else None
+
+        assert Identifier(resolve_agent=by_session).identify(peer) is ECHO
+        chain, session = walked
+        assert session == (chain[-1],)  # the shell leads both
 
 
 def test_the_unknown_agent_may_use_nothing() -> None:
