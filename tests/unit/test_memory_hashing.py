@@ -1,0 +1,39 @@
+"""The built-in embedder: the same everywhere, nearer for what shares words or parts of them."""
+
+from __future__ import annotations
+
+from math import isclose, sqrt
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from witsd.services.memory.hashing import DIMENSIONS, embed
+
+
+def cosine(one: str, other: str) -> float:
+    return sum(a * b for a, b in zip(embed(one), embed(other), strict=True))
+
+
+@given(st.text())
+def test_any_text_has_a_vector_of_unit_length(text: str) -> None:
+    vector = embed(text)
+    assert len(vector) == DIMENSIONS == 384
+    assert vector.itemsize == 4
+    assert isclose(sqrt(sum(value * value for value in vector)), 1.0, abs_tol=1e-5)
+    assert vector == embed(text)
+
+
+def test_shared_words_and_shared_stems_are_near() -> None:
+    question = "When did the gardener plant tulips?"
+    assert cosine(question, "I planted tulips with the gardener") > 0.5
+    assert cosine(question, "gardening and planting all day") > 0.1
+    assert abs(cosine(question, "The train was late again, so I missed lunch")) < 0.1
+
+
+def test_words_that_say_nothing_do_not_count() -> None:
+    assert isclose(cosine("what is the kiln", "a kiln"), 1.0, abs_tol=1e-5)
+    assert cosine("who are you", "who are you") > 0.99
+
+
+def test_a_long_text_is_bounded() -> None:
+    assert embed("kiln " * 4_000 + "x" * 5_000_000) == embed("kiln " * 4_000)

@@ -1,0 +1,1 @@
+"""Memory: what was said is found again, by words and by meaning."""

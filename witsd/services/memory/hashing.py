@@ -1,0 +1,55 @@
+"""The ``hash`` embedder: texts that share words, or parts of words, point the same way. No weights, nothing to fetch.
+
+Each word, and each piece of 3 to 5 letters of it, is a feature; a feature's CRC-32 says which of the 384 numbers it
+changes, and in which direction (the hashing trick of Weinberger et al., 2009; pieces of words as in fastText).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from functools import lru_cache
+from math import log, sqrt
+from zlib import crc32
+
+from witsd.services.memory.lexicon import STOP_WORDS
+from witsd.services.memory.words import pieces
+
+DIMENSIONS = 384
+#: So much of a text is looked at: a longer one is for chunks.
+MAX_CHARS = 20_000
+#: What all pieces of a word weigh together, beside the word itself.
+PIECES_SHARE = 0.6
+
+
+def embed(text: str) -> array[float]:
+    """A vector of unit length, of 32-bit floats. Of a text without any word it is the first axis."""
+    sums = [0.0] * DIMENSIONS
+    every = Counter(pieces(text[:MAX_CHARS]))
+    telling = {word: count for word, count in every.items() if word not in STOP_WORDS} or every
+    for word, count in telling.items():
+        often = 1.0 + log(count)
+        for index, weight in _features(word):
+            sums[index] += weight * often
+    length = sqrt(sum(value * value for value in sums))
+    if not length:
+        sums[0] = length = 1.0
+    return array("f", [value / length for value in sums])
+
+
+@lru_cache(maxsize=8192)
+def _features(word: str) -> tuple[tuple[int, float], ...]:
+    """Where a word counts, and how much: longer words are rarer, and say more."""
+    weight = 1.0 + log(max(len(word), 1)) / 2
+    marked = f"<{word}>"
+    pieces = [marked[start : start + size] for size in (3, 4, 5) for start in range(len(marked) - size + 1)]
+    features = [_feature(word, weight)]
+    if pieces:
+        share = weight * PIECES_SHARE / sqrt(len(pieces))
+        features += [_feature(piece, share) for piece in pieces]
+    return tuple(features)
+
+
+def _feature(name: str, weight: float) -> tuple[int, float]:
+    number = crc32(name.encode())
+    return number % DIMENSIONS, weight if number & 0x8000_0000 else -weight
