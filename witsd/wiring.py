@@ -44,7 +44,7 @@ from witsd.supervise.identity import boot_id
 from witsd.supervise.logs import Logs, LogSettings
 from witsd.supervise.process import become_supervisor, open_spawner
 from witsd.supervise.supervisor import Supervisor, open_supervisor
-from witsd.supervise.unit import Surroundings
+from witsd.supervise.surroundings import Surroundings
 from witsd.supervise.watch import Watch
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, SystemClock
