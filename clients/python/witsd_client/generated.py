@@ -78,7 +78,12 @@ ERRORS: dict[int, ErrorType] = {
         "A model provider failed; ``data.provider`` and ``data.status``.",
     ),
     -32600: ErrorType(-32600, "invalid_request", False, "JSON, but not a JSON-RPC 2.0 message."),
-    -32601: ErrorType(-32601, "method_not_found", False, ""),
+    -32601: ErrorType(
+        -32601,
+        "method_not_found",
+        False,
+        "``data.near`` lists the method whose name resembles it most, where one does.",
+    ),
     -32602: ErrorType(
         -32602,
         "invalid_params",
