@@ -20,13 +20,29 @@ from typing import Any
 import apsw
 
 from tests.bench.deltas import Deltas
+from tests.bench.fleet import Fleet, Replacement
+from tests.bench.footprint import IdleAgents, Memory
 from tests.bench.journal import JournalAppends
+from tests.bench.logs import Logs
 from tests.bench.measure import Outcome, Row, Run, measure
 from tests.bench.ping import UnixPing, WebSocketPing
 from tests.bench.sampling import Sampling
 from tests.bench.start import Idle, Start
 
-ROWS: tuple[Row, ...] = (UnixPing(), WebSocketPing(), Deltas(), JournalAppends(), Start(), Idle(), Sampling())
+ROWS: tuple[Row, ...] = (
+    UnixPing(),
+    WebSocketPing(),
+    Deltas(),
+    JournalAppends(),
+    Start(),
+    Idle(),
+    Fleet(),
+    Replacement(),
+    Memory(),
+    IdleAgents(),
+    Sampling(),
+    Logs(),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -91,6 +91,16 @@ def test_add_says_when_the_agent_does_not_come_up(daemon: Daemon) -> None:
     assert daemon.cli("agent", "add", "later", "--start", "manual", "--", "true").returncode == 0
 
 
+def test_what_does_not_fit_is_told_in_words(daemon: Daemon) -> None:
+    named = daemon.cli("agent", "add", "Bad Name", "--", "true")
+    assert named.returncode == 1
+    assert "all of them a-z, 0-9, - or _" in named.stderr
+    assert "[a-z" not in named.stderr
+    spec = {"name": "x", "kind": "exec", "command": ["true"], "restart": {"policy": "sometimes"}}
+    wrong = daemon.cli("rpc", "agents/define", json.dumps({"spec": spec}))
+    assert "params.spec.restart.policy: 'sometimes' is not valid here: say always, never or on_failure" in wrong.stderr
+
+
 def test_control_list_show_and_remove(probe: Daemon) -> None:
     assert "probe is inactive" in ok(probe.cli("agent", "stop", "probe"))
     assert "probe is active" in ok(probe.cli("agent", "start", "probe"))
@@ -185,11 +195,11 @@ def test_a_failed_run_is_status_1_and_says_why(probe: Daemon) -> None:
 
 
 @contextmanager
-def started(daemon: Daemon, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that goes on while the test looks at it."""
+def started(daemon: Daemon, *args: str, into: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on while the test looks at it; ``into``: where all that it says goes."""
     process = subprocess.Popen(
         [sys.executable, "-m", "witsd.cli.main", *args],
-        env=daemon.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=daemon.env, stdin=subprocess.DEVNULL, stdout=into, stderr=into, text=True,
     )
     try:
         yield process
@@ -208,6 +218,68 @@ def test_ask_streams_and_ctrl_c_cancels_the_run(probe: Daemon) -> None:
         assert process.returncode == 1
         assert "cancelled" in err
     assert items(probe.cli("run", "list", "--json"))[0]["status"] == "cancelled"
+
+
+def test_ask_says_why_nothing_happens(daemon: Daemon) -> None:
+    crash = [sys.executable, "-c", "raise SystemExit(7)"]
+    spec = {"name": "broken", "kind": "native", "command": crash, "restart": {"backoff_s": 600, "backoff_max_s": 600}}
+    daemon.call("agents/define", spec=spec)
+    with started(daemon, "ask", "broken", "hello") as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        while "again" not in said:  # it may be seen while it starts
+            assert "broken is starting; waiting" in said
+            said = process.stderr.readline()
+        assert "broken exited with code 7" in said
+        assert "is about to be started again; waiting" in said
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 1
+
+
+def test_a_question_nobody_can_answer_cancels_the_run(probe: Daemon) -> None:
+    done = probe.cli("ask", "probe", "question")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "which colour?" in done.stderr
+    assert "nobody is here to answer: the run is cancelled" in done.stderr
+    run = items(probe.cli("run", "list", "--json"))[0]
+    assert (run["status"], run["reason"]) == ("cancelled", "nobody was there to answer its question")
+
+
+def test_a_program_that_reads_the_events_may_answer(probe: Daemon) -> None:
+    with started(probe, "ask", "probe", "--json", "question") as process:
+        assert process.stdout is not None
+        event = json.loads(process.stdout.readline())
+        while event["type"] != "input.requested":
+            event = json.loads(process.stdout.readline())
+        run_id, request_id = event["data"]["run_id"], event["data"]["request_id"]
+        probe.call("runs/respond", run_id=run_id, request_id=request_id, response="red")
+        out, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+        assert "painted red" in out
+
+
+def test_a_lost_connection_is_told_on_a_line_of_its_own(probe: Daemon) -> None:
+    reading, writing = os.pipe()
+    with started(probe, "ask", "probe", "wait", into=writing) as process, open(reading) as shown:
+        os.close(writing)
+        assert shown.read(6) == "begun "
+        probe.kill()
+        assert shown.readline() == "\n"
+        assert shown.readline() == "the connection to the daemon is lost; waiting for it to come back\n"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+
+
+def test_piped_chat_goes_on_after_a_failed_run(probe: Daemon) -> None:
+    done = probe.cli("chat", "probe", stdin="first\nfail\n/nonsense\nlast\n")
+    assert done.returncode == 1
+    assert done.stdout.split() == ["first", "half", "last"]
+    assert "no luck" in done.stderr
+    assert "no command /nonsense" in done.stderr
+    asks = probe.cli("chat", "probe", stdin="question\nblue\nquestion\n")
+    assert asks.returncode == 1
+    assert "painted blue" in asks.stdout
+    assert "nobody is here to answer" in asks.stderr
 
 
 def test_run_cancel_and_wait(probe: Daemon) -> None:
@@ -328,6 +400,8 @@ def test_models_and_rpc(daemon: Daemon) -> None:
     assert value(daemon.cli("rpc", "agents/get", "-", stdin='{"name": "assistant"}'))["name"] == "assistant"
     unknown = daemon.cli("rpc", "no/such")
     assert unknown.returncode == 1
+    mistyped = daemon.cli("rpc", "agents/lst")
+    assert mistyped.stderr == "witsd: Method not found: agents/lst; did you mean agents/list?\n"
     bad = daemon.cli("rpc", "agents/get", '{"name": 7}')
     assert bad.returncode == 1
     assert "name" in bad.stderr

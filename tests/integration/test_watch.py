@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.client
 from contextlib import closing
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.test_agents import ECHO, ask, define, python
 from tests.support.daemon import Daemon
 from tests.support.processes import of_daemon
-from tests.support.wire import wire
+from tests.support.wire import RpcError, wire
 
 EATS = """
 import sys, time
@@ -39,6 +40,34 @@ def test_metrics_count_the_tree_and_the_requests(daemon: Daemon) -> None:
             c.call("runs/wait", run_id=c.call("runs/start", agent="echo", input="time passes")["run_id"])
         assert tree["current"]["rss_bytes"] > 1 << 20
         assert tree["samples"][-1]["threads"] >= 4
+
+
+def test_a_list_of_agents_has_the_figures_of_each(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        define(c, "echo", python(ECHO), alerts={"memory_bytes": 1 << 20})
+        define(c, "off", python(ECHO), start="manual")
+        c.subscribe("agent:echo")
+        while "vitals" not in c.call("agents/get", name="echo"):
+            ask(c, "echo", "time passes")
+        c.call("agents/record", name="echo", duration_ms=1000, error=True)
+        shown = {agent["name"]: agent for agent in c.call("agents/list")["items"]}
+        assert shown["echo"]["vitals"]["processes"] == 1
+        assert shown["echo"]["vitals"]["rss_bytes"] > 1 << 20
+        assert shown["echo"]["requests"]["errors"] == 1
+        assert [alert["alert"] for alert in shown["echo"]["alerts"]] == ["memory_bytes"]
+        assert not {"vitals", "requests", "alerts"} & set(shown["off"])
+        stopped = c.call("agents/stop", name="echo")
+        assert "pid" not in stopped
+        assert "vitals" not in c.call("agents/get", name="echo"), "what has no process uses nothing"
+
+
+def test_a_made_up_cursor_is_refused(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        assert c.call("agents/list", cursor="assistant")["items"] == []
+        for cursor in ("NOT A NAME", "", "a\n"):
+            with pytest.raises(RpcError, match="give back next_cursor") as refused:
+                c.call("agents/list", cursor=cursor)
+            assert (refused.value.code, refused.value.data["path"]) == (-32602, "params.cursor")
 
 
 def test_over_its_memory_an_agent_ends_and_says_so(daemon: Daemon) -> None:

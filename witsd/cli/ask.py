@@ -13,7 +13,7 @@ import click
 from witsd.cli.base import Verb, agent_argument
 from witsd.cli.connect import Failed, run
 from witsd.cli.output import emit_json_line, is_tty, note, say
-from witsd.cli.stream import RunPrinter, answer_value, watch
+from witsd.cli.stream import RunPrinter, answer_value, unanswered, watch
 from witsd.cli.text import neutral
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def ask(agent: str, text: tuple[str, ...], session_id: str | None, verbose: bool
                 emit_json_line(event)
             printer.feed(event)
             if printer.question is not None and event["type"] == "input.requested":
-                await _answer(client, run_id, printer.question)
+                await _answer(client, run_id, printer.question, as_json=as_json)
 
-        await watch(client, run_id, sink)
+        await watch(client, run_id, printer, sink)
 
     run(go)
     failure = printer.failure()
@@ -82,20 +82,24 @@ async def _check_agent(client: Client, session_id: str, agent: str) -> None:
         )
 
 
-async def _answer(client: Client, run_id: str, question: dict[str, Any]) -> None:
-    """Let the person at the terminal answer the agent; without one, say how it is done from elsewhere."""
+async def _answer(client: Client, run_id: str, question: dict[str, Any], *, as_json: bool) -> None:
+    """Let the person at the terminal answer the agent. Raises ``Failed`` where nobody can: it would wait for ever.
+
+    A program that reads the events (``--json``) has been asked by them, and may answer with ``runs/respond``.
+    """
     import trio
 
-    say(neutral(question["message"]), err=True)
-    if not (is_tty(sys.stdin) and is_tty(sys.stderr)):
-        note(
-            f"the agent waits for an answer: witsd rpc runs/respond "
-            f'\'{{"run_id": "{run_id}", "request_id": "{question["request_id"]}", "response": ...}}\''
-        )
+    line = b""
+    if is_tty(sys.stdin) and is_tty(sys.stderr):
+        say(neutral(question["message"]), err=True)
+        await trio.lowlevel.wait_readable(0)
+        line = os.read(0, 65_536)
+    elif as_json:
         return
-    await trio.lowlevel.wait_readable(0)
-    line = os.read(0, 65_536).decode(errors="replace").rstrip("\n")
-    response = answer_value(line, question.get("schema"))
+    if not line:
+        hint = "ask at a terminal, or with --json and answer by `witsd rpc runs/respond`"
+        raise await unanswered(client, run_id, question, hint)
+    response = answer_value(line.decode(errors="replace").rstrip("\n"), question.get("schema"))
     params = {"run_id": run_id, "request_id": question["request_id"], "response": response}
     await client.call("runs/respond", params)
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from witsd.cli.base import FAILED, Verb, agent_argument
+from witsd.cli.base import FAILED, NO_DAEMON, Verb, agent_argument
 from witsd.cli.connect import Failed, bare, call, report, run
 from witsd.cli.output import coloured, emit_json_line, is_tty, note, say
-from witsd.cli.stream import RunPrinter, answer_value, watch
+from witsd.cli.stream import RunPrinter, answer_value, unanswered, watch
 from witsd.cli.text import neutral, one_line
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class _Chat:
         self._session: dict[str, Any] = {}
         self._typed: deque[str] = deque()
         self._listed: list[dict[str, Any]] = []
+        self._failed = False
 
     def begin(self, new: bool, session_id: str | None) -> None:
         """Open the conversation and serve the keyboard until it has enough."""
@@ -86,21 +87,26 @@ class _Chat:
         except (EOFError, _Leave):
             if self._person:
                 say(err=True)
+            elif self._failed:
+                raise click.exceptions.Exit(FAILED) from None
 
     def _guard(self, action: Any, *args: Any) -> None:
-        """Run ``action``; at a keyboard an error is told and the conversation goes on."""
+        """Run ``action``; an error is told and the conversation goes on.
+
+        So it does with lines that are piped in, as long as there is a daemon; then it ends with status 1.
+        """
         try:
             action(*args)
         except KeyboardInterrupt:
             if not self._person:
                 raise
             say(err=True)
-        except (_Leave, EOFError, click.ClickException, BrokenPipeError):
+        except (_Leave, EOFError, click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
-        except Exception as error:  # a boundary like that of a command: `report` re-raises bugs
-            if not self._person:
-                raise
-            report(error, as_json=self._json)
+        except Exception as error:  # noqa: BLE001  a boundary like that of a command: `report` re-raises bugs
+            if report(error, as_json=self._json) == NO_DAEMON and not self._person:
+                raise click.exceptions.Exit(NO_DAEMON) from None
+            self._failed = True
 
     # ---- what is shown -----------------------------------------------------------------------------
 
@@ -242,7 +248,11 @@ class _Chat:
             if printer.question is not None and event["type"] == "input.requested":
                 say(neutral(printer.question["message"]), err=True)
                 if not self._person:
-                    await self._respond(client, run_id, printer, _next_line())
+                    line = sys.stdin.readline()  # the next one piped in
+                    if not line:
+                        hint = "put a line with the answer behind the one that was asked"
+                        raise await unanswered(client, run_id, printer.question, hint)
+                    await self._respond(client, run_id, printer, line.rstrip("\n"))
 
         async def keyboard() -> None:
             while True:
@@ -263,7 +273,7 @@ class _Chat:
         async with trio.open_nursery() as nursery:
             if self._person:
                 nursery.start_soon(keyboard)
-            await watch(client, run_id, sink)
+            await watch(client, run_id, printer, sink)
             nursery.cancel_scope.cancel()
         owed.popleft()
         return printer
@@ -277,14 +287,6 @@ class _Chat:
             "response": answer_value(line, question.get("schema")),
         }
         await client.call("runs/respond", params)
-
-
-def _next_line() -> str:
-    """The next line piped in, as the answer to a question of the agent's."""
-    line = sys.stdin.readline()
-    if not line:
-        raise Failed("the agent asks for an answer and there is no more input", status=FAILED)
-    return line.rstrip("\n")
 
 
 def _prompt() -> str:

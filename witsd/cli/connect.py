@@ -155,6 +155,8 @@ def hint_for(code: int, data: Mapping[str, Any]) -> str:
         if near:
             return "did you mean " + " or ".join(near) + "?"
         return f"see `{listing}`" if listing else ""
+    if code == -32601 and data.get("near"):
+        return ""  # the message names it
     if code == -32001 and data.get("retry_after_ms") is not None:
         return f"try again in {data['retry_after_ms']} ms"
     if code == -32603 and data.get("log_id"):

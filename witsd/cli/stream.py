@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 ENDED = tuple(f"run.{status}" for status in RUN_ENDED)
 #: How long a cancelled run is waited for before the command leaves anyway.
 CANCEL_WAIT_S = 15
+#: How long nothing may happen before it is said why.
+SILENCE_S = 1
 #: How often the connection is looked at while a run is followed, and how long a daemon may be away.
 LOOK_S = 0.5
 GONE_S = 30
@@ -75,7 +77,7 @@ class RunPrinter:
         elif kind in ("item.started", "item.updated", "item.completed"):
             self._item(data["item"], done=kind == "item.completed")
         elif kind == "input.requested":
-            self._end_line()
+            self.end_line()
             self.question = data
         elif kind == "input.resolved":
             self.question = None
@@ -105,18 +107,18 @@ class RunPrinter:
         elif kind == "log":
             self._roles[item_id] = "log"
             if done and (self._verbose or item.get("level") in ("warning", "error")):
-                self._remark(f"{item.get('level', 'info')}: {item.get('text', '')}")
+                self.remark(f"{item.get('level', 'info')}: {item.get('text', '')}")
         else:
             self._roles[item_id] = kind
             if done and self._verbose:
-                self._remark(_describe(item))
+                self.remark(_describe(item))
 
     def _append(self, item_id: str, text: str) -> None:
         # A delta of an item never announced is taken for the agent's words.
         if self._roles.get(item_id, "assistant") != "assistant" or not text:
             return
         if self._open_item not in ("", item_id):
-            self._end_line()
+            self.end_line()
         self._open_item = item_id
         self._printed[item_id] = self._printed.get(item_id, "") + text
         self._out(self._safe.feed(text))
@@ -126,7 +128,7 @@ class RunPrinter:
         if text.startswith(printed):
             self._append(item_id, text[len(printed) :])
         elif done:  # the agent took back what it had said
-            self._end_line()
+            self.end_line()
             self._printed[item_id] = ""
             self._append(item_id, text)
 
@@ -134,7 +136,7 @@ class RunPrinter:
         output = self.end.get("output")
         if self.status == "completed" and not self.said_anything and output is not None:
             self._out(self._safe.feed(as_text(output)))
-        self._end_line()
+        self.end_line()
 
     def _out(self, text: str) -> None:
         if text:
@@ -142,15 +144,17 @@ class RunPrinter:
             self.said_anything = True
             self._ends_line = text.endswith("\n")
 
-    def _end_line(self) -> None:
+    def end_line(self) -> None:
+        """What is written next begins a line of its own."""
         self._out(self._safe.end())
         if not self._ends_line:
             self._write("\n")
             self._ends_line = True
         self._open_item = ""
 
-    def _remark(self, text: str) -> None:
-        self._end_line()
+    def remark(self, text: str) -> None:
+        """A remark on a line of its own, also in the middle of what the agent says."""
+        self.end_line()
         note(one_line(text, 400))
 
 
@@ -173,22 +177,32 @@ def _describe(item: dict[str, Any]) -> str:
     return f"{kind}: {item.get('text') or to_json({k: v for k, v in item.items() if k != 'item_id'})}"
 
 
-async def watch(client: Client, run_id: str, sink: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-    """Hand each event of the run to ``sink`` until the run is over.
+async def watch(
+    client: Client, run_id: str, printer: RunPrinter, sink: Callable[[dict[str, Any]], Awaitable[None]]
+) -> None:
+    """Hand each event of the run to ``sink`` until the run is over; what there is to say meanwhile goes to ``printer``.
 
     The first Ctrl-C cancels the run, whose end is then waited for a bounded time; the second leaves
     at once with ``KeyboardInterrupt``.
     """
     import trio
 
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on_interrupt, client, run_id, signals, nursery.cancel_scope)
-            nursery.start_soon(_give_up_without_daemon, client)
-            async with aclosing(run_events(client, run_id)) as stream:
-                async for event in stream:
-                    await sink(event)
-            nursery.cancel_scope.cancel()
+    begun = trio.Event()
+    try:
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_on_interrupt, client, run_id, signals, nursery.cancel_scope)
+                nursery.start_soon(_give_up_without_daemon, client, printer)
+                async with aclosing(run_events(client, run_id)) as stream:
+                    async for event in stream:
+                        if event["type"] == "run.queued":
+                            nursery.start_soon(_say_why_it_waits, client, event["data"]["agent"], begun, printer)
+                        else:
+                            begun.set()
+                        await sink(event)
+                nursery.cancel_scope.cancel()
+    finally:
+        printer.end_line()  # what went wrong is not told in the middle of a sentence
 
 
 async def _cancel_on_interrupt(client: Client, run_id: str, signals: Any, scope: trio.CancelScope) -> None:
@@ -212,7 +226,40 @@ async def _cancel_on_interrupt(client: Client, run_id: str, signals: Any, scope:
                 raise KeyboardInterrupt
 
 
-async def _give_up_without_daemon(client: Client) -> None:
+async def _say_why_it_waits(client: Client, agent: str, begun: trio.Event, printer: RunPrinter) -> None:
+    """Tell a person who sees nothing happen what the agent is doing instead, again when that changes."""
+    import trio
+    from witsd_client.errors import ClientError
+
+    said = ""
+    while True:
+        with trio.move_on_after(SILENCE_S):
+            await begun.wait()
+            return
+        try:
+            found = await client.call("agents/get", {"name": agent})
+        except ClientError:
+            return  # the run's own events tell what follows
+        why = _why_it_waits(found)
+        if why and why != said:
+            printer.remark(f"{agent} {why}; waiting (Ctrl-C cancels)")
+            said = why
+
+
+def _why_it_waits(agent: dict[str, Any]) -> str:
+    match agent["state"]:
+        case "backoff":
+            return f"{agent.get('reason') or 'has ended'} and is about to be started again"
+        case "starting":
+            return "is starting"
+        case "stopping":
+            return "is stopping"
+        case "active":
+            return "is busy with other runs"
+    return ""
+
+
+async def _give_up_without_daemon(client: Client, printer: RunPrinter) -> None:
     """A daemon that restarts is waited for, one that stays away is not."""
     import trio
 
@@ -220,13 +267,25 @@ async def _give_up_without_daemon(client: Client) -> None:
         await trio.sleep(LOOK_S)
         if client.connected:
             continue
-        note("the connection to the daemon is lost; waiting for it to come back")
+        printer.remark("the connection to the daemon is lost; waiting for it to come back")
         with trio.move_on_after(GONE_S) as wait:
             await client.wait_connected()
         if wait.cancelled_caught:
             raise Failed(
                 f"the daemon has been away for {GONE_S} s", hint="start it: `witsd up`", status=NO_DAEMON
             )
+
+
+async def unanswered(client: Client, run_id: str, question: dict[str, Any], hint: str) -> Failed:
+    """Cancel a run whose question nobody will answer; returns what to tell about it."""
+    from witsd_client.errors import WitsdError
+
+    try:
+        await client.call("runs/cancel", {"run_id": run_id, "reason": "nobody was there to answer its question"})
+    except WitsdError:
+        pass  # it is over by now
+    asked = one_line(question["message"], 200)
+    return Failed(f"the agent asks {asked!r} and nobody is here to answer: the run is cancelled", hint=hint)
 
 
 def answer_value(line: str, schema: Any) -> Any:

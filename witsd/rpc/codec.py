@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from witsd.values.errors import InvalidParams, InvalidRequest, LimitExceeded, ParseError, WitsdError
+from witsd.values.wording import reword
 
 #: The one encoder; attrs classes, structs and builtins alike.
 encode = msgspec.json.Encoder().encode
@@ -202,6 +203,8 @@ def params_decoder(params: type) -> Callable[[Raw], Any]:
             return by_name(raw or empty)
         except _UNREADABLE as error:
             text, path = _where(error, "params")
+            if isinstance(error, msgspec.ValidationError):
+                text = reword(text, path.removeprefix("params").removeprefix("."), params)
             raise InvalidParams(f"Invalid params: {path}: {text}", path=path) from None
 
     return read

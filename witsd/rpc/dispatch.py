@@ -6,6 +6,7 @@ would get wrong here is kept from it: exceptions are mapped before it could put 
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 from collections import OrderedDict
@@ -53,6 +54,8 @@ from witsd.values.wire.system import LimitsInfo
 Audit = Callable[[Actor, str, str, int | None], None]
 
 
+#: Characters of a method's name that nobody knows which are looked at and shown.
+_SHOWN = 100
 #: Characters of a target that are kept: names and ids are shorter, what a caller makes up need not be.
 _TARGET = 200
 
@@ -216,7 +219,10 @@ class Dispatcher:
     async def _unknown(self, call: Call, name: str, raw: Raw) -> Result:
         if call.actor.kind == "anonymous":
             return _as_result(_unauthenticated())
-        return _as_result(MethodNotFound(f"Method not found: {name[:100]}; rpc.discover tells which there are"))
+        shown = name[:_SHOWN]
+        near = difflib.get_close_matches(shown, self._table, n=1)
+        which = f"did you mean {near[0]}?" if near else "rpc.discover tells which there are"
+        return _as_result(MethodNotFound(f"Method not found: {shown}; {which}", near=near))
 
     def _refused(self, call: Call, method: Method, raw: Raw, wrong: WitsdError) -> Result:
         if method.mutates and isinstance(wrong, PermissionDenied):

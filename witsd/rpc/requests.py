@@ -73,7 +73,8 @@ class Requests:
         except ValueError:
             pending = None
         if pending is None or pending.done.is_set():
-            _log.info("rpc.unknown_answer id=%r", bytes(answer.id)[:40])
+            # Regular: an answer that comes after its request was given up.
+            _log.debug("rpc.unknown_answer id=%r", bytes(answer.id)[:40])
             return
         pending.answer = answer
         pending.done.set()

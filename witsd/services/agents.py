@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import attrs
 
 from witsd.services.runs import Runs
 from witsd.supervise.definitions import Unwritable
 from witsd.supervise.supervisor import Supervisor
+from witsd.supervise.unit import Unit
 from witsd.values.actor import Actor
 from witsd.values.errors import InvalidParams, LimitExceeded, NotFound, PermissionDenied
+from witsd.values.spec import NAME_PATTERN
 from witsd.values.wire import agents as wire
 from witsd.values.wire.common import UNSET, Empty
 from witsd.values.wire.metrics import AgentsMetricsParams, AgentsMetricsResult, AgentsRecordParams
@@ -22,7 +26,9 @@ class Agents:
     _runs: Runs
 
     async def list(self, actor: Actor, params: wire.AgentsListParams) -> wire.AgentPage:
-        """By name; the cursor is the last name given."""
+        """By name; the cursor is the last name given, also where that agent has been removed since."""
+        if params.cursor is not None and not re.fullmatch(NAME_PATTERN, params.cursor):
+            raise InvalidParams("not a cursor: give back next_cursor as it came", path="params.cursor")
         units = sorted(self._supervisor.units.values(), key=lambda unit: unit.name)
         if params.skill is not None:
             units = [u for u in units if any(skill.name == params.skill for skill in u.spec.skills)]
@@ -30,12 +36,16 @@ class Agents:
             units = [unit for unit in units if unit.name > params.cursor]
         page = units[: params.limit]
         return wire.AgentPage(
-            items=tuple(unit.view() for unit in page),
+            items=tuple(self._with_figures(unit) for unit in page),
             next_cursor=page[-1].name if len(units) > len(page) else UNSET,
         )
 
     async def get(self, actor: Actor, params: wire.AgentNameParams) -> wire.Agent:
-        return self._supervisor.unit(params.name).view()
+        return self._with_figures(self._supervisor.unit(params.name))
+
+    def _with_figures(self, unit: Unit) -> wire.Agent:
+        figures = self._supervisor.shared.watch.now(unit.spec.name)
+        return attrs.evolve(unit.view(), vitals=figures.vitals, requests=figures.requests, alerts=figures.alerts)
 
     async def define(self, actor: Actor, params: wire.AgentsDefineParams) -> wire.Agent:
         """Written to ``agents/<name>.toml``, then in effect. Runs that are on go on with the old process."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import math
-import signal
 
 import trio
 
@@ -27,8 +26,6 @@ from witsd.values.wire.native import (
 )
 from witsd.values.wire.runs import ErrorInfo
 
-#: How long a tree may take to be gone once it is killed, in seconds.
-_END_S = 5.0
 #: How much of what an exec run printed to stderr goes into its error, in bytes.
 _STDERR_TAIL = 2000
 #: What an exec run may print, in bytes; beyond it the run fails.
@@ -123,43 +120,23 @@ async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> 
     try:
         await book.started(run)
         run.handed.set()
-        try:
-            process, container = await supervisor.spawn_for_run(unit, asked_from)
-        except SpawnError as error:
-            raise AgentFailed(f"{run.agent} could not be started: {error}", reason=str(error)) from error
-        unit.run_processes[process.pid] = process
         errors = bytearray()
         try:
-            async with trio.open_nursery() as nursery:
+            async with supervisor.open_run_process(unit, asked_from) as tree, trio.open_nursery() as nursery:
+                process = tree.process
                 nursery.start_soon(_feed, process, run.input.text)
                 nursery.start_soon(_keep_errors, supervisor, run, process, errors)
                 nursery.start_soon(_relay, book, run, unit.actor, process)
                 outcome = await process.watch()
-                process.signal_group(signal.SIGKILL)
-                await container.end(_END_S)
+                await tree.end_rest()
                 nursery.cancel_scope.deadline = trio.current_time() + 1
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + unit.spec.stop.grace_s + _END_S):
-                if process.exit is None:
-                    await _end(process, unit.spec.stop.grace_s)
-                    await container.end(_END_S)
-                await process.aclose_pipes()
-            process.reap()
-            del unit.run_processes[process.pid]
+        except SpawnError as error:
+            raise AgentFailed(f"{run.agent} could not be started: {error}", reason=str(error)) from error
         if not outcome.clean:
             tail = bytes(errors).decode(errors="replace").strip()
             raise AgentFailed(f"{run.agent} {outcome}" + (f": {tail}" if tail else ""), reason=str(outcome))
     finally:
         unit.release()
-
-
-async def _end(process: Process, grace_s: float) -> None:
-    """Make sure that the process is gone: SIGTERM, then SIGKILL after ``grace_s``."""
-    process.signal_group(signal.SIGTERM)
-    with trio.move_on_after(grace_s):
-        await process.watch()
-    process.signal_group(signal.SIGKILL)
-    await process.watch()
 
 
 async def _feed(process: Process, text: str) -> None:

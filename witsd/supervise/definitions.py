@@ -13,6 +13,7 @@ import tomli_w
 from witsd.values import toml_text
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.system import DefinitionError
+from witsd.values.wording import reword
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _FIELD = re.compile(r"field `([^`]+)`")
@@ -83,6 +84,7 @@ def explain(error: msgspec.ValidationError) -> tuple[str, str]:
         else:
             message = f"the key `{path}` is required"
     elif path:
+        message = reword(message, path, AgentSpec)
         message = f"`{path}`: {message[0].lower()}{message[1:]}"
     return message, path
 

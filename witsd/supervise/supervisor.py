@@ -17,14 +17,14 @@ import msgspec
 import trio
 
 from witsd.supervise import definitions
-from witsd.supervise.container import Container, ContainerError
 from witsd.supervise.containment import sweep
-from witsd.supervise.environment import build, working_folder
 from witsd.supervise.identity import Identity, is_same
 from witsd.supervise.lifecycle import Lifecycle, Restarted, Start, Stop
 from witsd.supervise.link import AgentLink
-from witsd.supervise.process import Process, SpawnError, reap_adopted, spawn
-from witsd.supervise.unit import Surroundings, Unit, ceilings
+from witsd.supervise.process import reap_adopted
+from witsd.supervise.surroundings import Surroundings
+from witsd.supervise.tree import Tree, open_tree
+from witsd.supervise.unit import Unit
 from witsd.values.actor import Actor
 from witsd.values.errors import AgentFailed, InvalidState, NotFound, Timeout
 from witsd.values.ids import AgentName, SessionId
@@ -256,37 +256,20 @@ class Supervisor:
             await unit.wait_change()
         return Lease(unit, unit.link, unit.generation, unit.holds)
 
-    async def spawn_for_run(self, unit: Unit, asked_from: str) -> tuple[Process, Container]:
-        """A fresh process of a ``run_per_request`` agent. The caller ends and reaps it. Raises ``SpawnError``.
+    @asynccontextmanager
+    async def open_run_process(self, unit: Unit, asked_from: str) -> AsyncIterator[Tree]:
+        """A fresh process of a ``run_per_request`` agent, ended with the block. Raises ``SpawnError``.
 
         It starts in its definition's folder, where relative paths in its command lead somewhere;
         ``asked_from``, the folder of whoever asks, is in ``WITSD_INPUT_CWD``.
         """
-        shared = self.shared
-        run_dir = shared.run_root / unit.spec.name
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise SpawnError(f"its folder cannot be made: {error}") from error
-        env = build(unit.spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
-        env["WITSD_INPUT_CWD"] = asked_from
-        try:
-            container = await trio.to_thread.run_sync(shared.containment.create, unit.spec.name, ceilings(unit.spec))
-        except ContainerError as error:
-            raise SpawnError(str(error)) from error
-        try:
-            process = await spawn(
-                shared.spawner,
-                unit.spec.command,
-                cwd=working_folder(unit.spec),
-                env=env,
-                container=container,
-                open_files=unit.spec.limits.open_files,
-            )
-        except SpawnError:
-            await trio.to_thread.run_sync(container.remove)
-            raise
-        return process, container
+        more = {"WITSD_INPUT_CWD": asked_from}
+        async with open_tree(unit.spec, self.shared, more_env=more, grace_s=unit.spec.stop.grace_s) as tree:
+            unit.run_processes[tree.process.pid] = tree.process
+            try:
+                yield tree
+            finally:
+                del unit.run_processes[tree.process.pid]
 
     async def stop_all(self) -> None:
         """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``.

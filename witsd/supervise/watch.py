@@ -15,13 +15,13 @@ from witsd.journal.event import entry
 from witsd.journal.journal import Journal
 from witsd.supervise import alerts
 from witsd.supervise.identity import Identity
-from witsd.supervise.requests import Requests
+from witsd.supervise.requests import RequestFigures, Requests
 from witsd.supervise.rings import Rings
 from witsd.supervise.sample import Sample
 from witsd.supervise.vitals import Sampler, boottime
 from witsd.values.clock import Clock, rfc3339
 from witsd.values.spec import AgentSpec
-from witsd.values.wire.common import UNSET
+from witsd.values.wire.common import UNSET, UnsetType
 from witsd.values.wire.event_types import AgentLogData
 from witsd.values.wire.metrics import (
     AgentAlertData,
@@ -56,6 +56,15 @@ class Facts:
     kept: frozenset[str]
     #: Ends its whole tree for that reason.
     end: Callable[[str], None]
+
+
+@attrs.frozen(kw_only=True)
+class Figures:
+    """An agent at a glance: its last sample while it has a process, its requests of five minutes, what alarms."""
+
+    vitals: VitalsSample | UnsetType = UNSET
+    requests: RequestStats | UnsetType = UNSET
+    alerts: tuple[RaisedAlert, ...] | UnsetType = UNSET
 
 
 @attrs.define(eq=False)
@@ -155,26 +164,35 @@ class Watch:
         summary = vitals.rings.summary(window_s, now)
         return AgentsMetricsResult(
             samples=tuple(self._shown(sample, now) for sample in vitals.rings.samples(window_s, now)),
-            requests=RequestStats(
-                count=found.count,
-                errors=found.errors,
-                error_rate=found.error_rate,
-                mean_ms=found.mean_ms,
-                p95_ms=found.p95_ms,
-                window_s=found.window_s,
-            ),
-            alerts=tuple(
-                RaisedAlert(
-                    alert=alert,
-                    threshold=standing.threshold,
-                    value=standing.value,
-                    since=rfc3339(self._clock.wall_us() - int((mono - (standing.raised_at or mono)) * 1e6)),
-                )
-                for alert, standing in alerts.raised(vitals.alerts).items()
-            ),
+            requests=_stats(found),
+            alerts=self._raised(vitals, mono),
             current=UNSET if summary is None else self._shown(summary.current, now),
             average=UNSET if summary is None else self._shown(summary.average, now),
             peak=UNSET if summary is None else self._shown(summary.peak, now),
+        )
+
+    def now(self, name: str) -> Figures:
+        """What ``agents/list`` tells of each agent: cheap, for it is asked of all of them every second."""
+        vitals = self._known.get(name)
+        if vitals is None:
+            return Figures()
+        mono = self._clock.monotonic()
+        sample = vitals.rings.current if vitals.alive else None
+        return Figures(
+            vitals=UNSET if sample is None else self._shown(sample, boottime()),
+            requests=_stats(vitals.requests.figures(mono)) if vitals.requests.total_count else UNSET,
+            alerts=self._raised(vitals, mono) or UNSET,
+        )
+
+    def _raised(self, vitals: Vitals, mono: float) -> tuple[RaisedAlert, ...]:
+        return tuple(
+            RaisedAlert(
+                alert=alert,
+                threshold=standing.threshold,
+                value=standing.value,
+                since=rfc3339(self._clock.wall_us() - int((mono - (standing.raised_at or mono)) * 1e6)),
+            )
+            for alert, standing in alerts.raised(vitals.alerts).items()
         )
 
     def _shown(self, sample: Sample, now: float) -> VitalsSample:
@@ -188,6 +206,17 @@ class Watch:
             read_bytes=sample.read_bytes,
             write_bytes=sample.write_bytes,
         )
+
+
+def _stats(found: RequestFigures) -> RequestStats:
+    return RequestStats(
+        count=found.count,
+        errors=found.errors,
+        error_rate=found.error_rate,
+        mean_ms=found.mean_ms,
+        p95_ms=found.p95_ms,
+        window_s=found.window_s,
+    )
 
 
 def _not_kept(fact: Facts) -> alerts.Ceilings:

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from witsd.values import toml_text
 from witsd.values.config_models import ModelsConfig, ProviderConfig
+from witsd.values.wording import reword
 
 Count = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1024)]
@@ -127,7 +128,7 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
                 try:
                     values[key] = msgspec.convert(here[key], hint)
                 except msgspec.ValidationError as error:
-                    raise ConfigError(_at(file, text, name, f"`{name}`: {_lower(error)}")) from None
+                    raise ConfigError(_at(file, text, name, f"`{name}`: {_lower(error, hint)}")) from None
                 origins[name] = str(file)
             else:
                 origins[name] = "default"
@@ -169,7 +170,7 @@ def _from_text(text: str, hint: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where} = {text!r}: {_lower(error)}") from None
+        raise ConfigError(f"{where} = {text!r}: {_lower(error, hint)}") from None
 
 
 def _models(
@@ -219,7 +220,7 @@ def _at(file: Path, text: str, path: str, message: str) -> str:
     return f"{file}:{toml_text.line_of(text, path)}: {message}"
 
 
-def _lower(error: Exception) -> str:
-    """As the end of a sentence: what it quotes stays as it is."""
-    message = str(error)
+def _lower(error: Exception, kind: Any = Any) -> str:
+    """As the end of a sentence about a ``kind``: what it quotes stays as it is."""
+    message = reword(str(error), "", kind)
     return message[:1].lower() + message[1:]

@@ -41,6 +41,8 @@ class InvalidRequest(WitsdError):
 
 
 class MethodNotFound(WitsdError):
+    """``data.near`` lists the method whose name resembles it most, where one does."""
+
     code, name = -32601, "method_not_found"
 
 

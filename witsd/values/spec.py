@@ -14,6 +14,8 @@ from msgspec import Meta
 
 #: Also what keeps a name safe as a file name, a stream name and a metric label.
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+#: The same in words.
+NAME_RULE = "a name has at most 63 characters, all of them a-z, 0-9, - or _, and begins with a letter or a digit"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Positive = Annotated[int, Meta(ge=1)]

@@ -56,6 +56,11 @@ _FINAL = (Unauthenticated, PermissionDenied, ProtocolError, InvalidParams)
 class _AddressedEvent(Event, frozen=True, kw_only=True):
     subscription_id: str
 
+    def __repr__(self) -> str:
+        # To whoever iterates it is an event; how it found its way is ours.
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in Event.__struct_fields__)
+        return f"Event({fields})"
+
 
 _event = msgspec.json.Decoder(_AddressedEvent)
 _lagged = msgspec.json.Decoder(LaggedNotification)

@@ -78,7 +78,12 @@ ERRORS: dict[int, ErrorType] = {
         "A model provider failed; ``data.provider`` and ``data.status``.",
     ),
     -32600: ErrorType(-32600, "invalid_request", False, "JSON, but not a JSON-RPC 2.0 message."),
-    -32601: ErrorType(-32601, "method_not_found", False, ""),
+    -32601: ErrorType(
+        -32601,
+        "method_not_found",
+        False,
+        "``data.near`` lists the method whose name resembles it most, where one does.",
+    ),
     -32602: ErrorType(
         -32602,
         "invalid_params",
@@ -109,9 +114,9 @@ if TYPE_CHECKING:
     HealthAction = Literal["restart", "report"]
     Kind = Literal["native", "exec", "assistant"]
     Start = Literal["boot", "on_demand", "manual"]
+    AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
     AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
     AgentHealth = Literal["ok", "hung", "unknown"]
-    AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
     ItemStatus = Literal["in_progress", "completed", "failed", "cancelled"]
     MessageItemRole = Literal["user", "assistant", "system"]
     LogItemLevel = Literal["debug", "info", "warning", "error"]
@@ -134,9 +139,9 @@ else:
     HealthAction = str
     Kind = str
     Start = str
+    AlertName = str
     AgentState = str
     AgentHealth = str
-    AlertName = str
     ItemStatus = str
     MessageItemRole = str
     LogItemLevel = str
@@ -368,8 +373,48 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: dict[str, Any] = {}
 
 
+class VitalsSample(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an agent's whole process tree used. ``cpu_percent`` is of one core; ``rss_bytes`` counts
+    shared pages once a process; ``read_bytes`` and ``write_bytes`` are totals from and to storage
+    since its processes were started.
+    """
+
+    time: str
+    cpu_percent: float
+    rss_bytes: int
+    fds: int
+    threads: int
+    processes: int
+    read_bytes: int
+    write_bytes: int
+
+
+class RequestStats(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Requests over the last ``window_s`` seconds (five minutes at most). ``p95_ms`` is within 9 %."""
+
+    count: int
+    errors: int
+    error_rate: float
+    mean_ms: float
+    p95_ms: float
+    window_s: float
+
+
+class RaisedAlert(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An alert that is up; ``value`` is the figure it was raised with."""
+
+    alert: AlertName
+    threshold: float
+    value: float
+    since: str
+
+
 class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``."""
+    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``. ``agents/get``
+    and ``agents/list`` also tell ``vitals`` (while it has a process that was sampled), ``requests``
+    (of the last five minutes, where there were any) and ``alerts`` (where any is up); others leave
+    them out.
+    """
 
     name: str
     kind: str
@@ -380,6 +425,9 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     spec: AgentSpec
     pid: int | UnsetType = UNSET
     reason: str | UnsetType = UNSET
+    vitals: VitalsSample | UnsetType = UNSET
+    requests: RequestStats | UnsetType = UNSET
+    alerts: tuple[RaisedAlert, ...] | UnsetType = UNSET
 
 
 class AgentPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -428,42 +476,6 @@ class AgentsMetricsParams(Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     name: str
     window_s: float = 120
-
-
-class VitalsSample(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an agent's whole process tree used. ``cpu_percent`` is of one core; ``rss_bytes`` counts
-    shared pages once a process; ``read_bytes`` and ``write_bytes`` are totals from and to storage
-    since its processes were started.
-    """
-
-    time: str
-    cpu_percent: float
-    rss_bytes: int
-    fds: int
-    threads: int
-    processes: int
-    read_bytes: int
-    write_bytes: int
-
-
-class RequestStats(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Requests over the last ``window_s`` seconds (five minutes at most). ``p95_ms`` is within 9 %."""
-
-    count: int
-    errors: int
-    error_rate: float
-    mean_ms: float
-    p95_ms: float
-    window_s: float
-
-
-class RaisedAlert(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An alert that is up; ``value`` is the figure it was raised with."""
-
-    alert: AlertName
-    threshold: float
-    value: float
-    since: str
 
 
 class AgentsMetricsResult(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
+from witsd.values.wire.metrics import RaisedAlert, RequestStats, VitalsSample
 
 AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
 AgentHealth = Literal["ok", "hung", "unknown"]
@@ -16,7 +17,11 @@ AgentHealth = Literal["ok", "hung", "unknown"]
 
 @attrs.frozen(kw_only=True)
 class Agent:
-    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``."""
+    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``.
+
+    ``agents/get`` and ``agents/list`` also tell ``vitals`` (while it has a process that was sampled), ``requests`` (of
+    the last five minutes, where there were any) and ``alerts`` (where any is up); others leave them out.
+    """
 
     name: str
     kind: str
@@ -27,6 +32,9 @@ class Agent:
     spec: AgentSpec
     pid: int | UnsetType = UNSET
     reason: str | UnsetType = UNSET
+    vitals: VitalsSample | UnsetType = UNSET
+    requests: RequestStats | UnsetType = UNSET
+    alerts: tuple[RaisedAlert, ...] | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)

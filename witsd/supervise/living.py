@@ -1,0 +1,306 @@
+"""The life of one process of an agent that stays: from its fork until its tree is gone.
+
+It speaks with the process, keeps what it writes, has it prove that it lives, and stops it when told. What that means
+for the agent is for its unit to say, which is told by ``Keeper.tell``.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+from contextlib import aclosing
+from typing import Protocol
+
+import attrs
+import trio
+
+from witsd.supervise.lifecycle import Broken, Exited, Input, Ready
+from witsd.supervise.link import AgentLink
+from witsd.supervise.process import Exit, Process, SpawnError
+from witsd.supervise.readiness import LogPattern, probe_http, probe_tcp
+from witsd.supervise.surroundings import Surroundings
+from witsd.supervise.tree import Tree, open_tree
+from witsd.values.actor import Actor
+from witsd.values.errors import WitsdError
+from witsd.values.ids import SessionId
+from witsd.values.spec import AgentSpec
+from witsd.values.wire.agents import AgentHealth
+from witsd.values.wire.common import Empty
+from witsd.values.wire.native import (
+    AgentIdentity,
+    AgentInitializeParams,
+    AgentInitializeResult,
+    PingParams,
+    PingResult,
+)
+from witsd.values.wire.system import PROTOCOL_VERSION
+
+log = logging.getLogger("witsd.supervise")
+
+#: Once the leader is gone: how long its pipes may go on before they are closed, in seconds.
+_DRAIN_S = 1.0
+
+
+class Keeper(Protocol):
+    """What a process needs of its unit."""
+
+    @property
+    def spec(self) -> AgentSpec:
+        """The definition as it is now: a change of policy alone reaches a process that runs."""
+
+    @property
+    def actor(self) -> Actor:
+        """What the agent is to the method table."""
+
+    def tell(self, event: Input) -> None:
+        """Something has happened."""
+
+    def set_health(self, health: AgentHealth) -> None:
+        """Its proof of life has changed."""
+
+    def warn(self, what: str, text: str, count: int = 1) -> None:
+        """Something to be seen in its stream, each kind now and then."""
+
+    def record(self, *, publish: bool) -> None:
+        """Write down which process it is."""
+
+
+@attrs.define(eq=False)
+class Living:
+    """One process. ``run`` is its whole life; everything else just looks or tells."""
+
+    keeper: Keeper
+    shared: Surroundings
+    #: Its process and all that it starts, while there are any.
+    tree: Tree | None = None
+    #: How it is spoken to, once a native agent has answered ``initialize``.
+    link: AgentLink | None = None
+    #: The sessions that it keeps in memory; any other has to be told of its past.
+    holds: set[SessionId] = attrs.field(factory=set)
+    #: When it last wrote anything, monotonic seconds.
+    last_word: float = 0.0
+    #: It is to stop as soon as it is there: it was told so while it was being forked.
+    _unwanted: bool = False
+    _limit_passed: str = ""
+    _pattern: LogPattern | None = None
+
+    @property
+    def process(self) -> Process | None:
+        return self.tree.process if self.tree else None
+
+    async def run(self) -> Exited:
+        """From fork to reaping; how it ended. Cancelled: it is killed."""
+        spec = self.keeper.spec
+        if spec.ready.when == "log":
+            self._pattern = LogPattern(spec.ready.pattern)
+        try:
+            async with open_tree(spec, self.shared) as tree:
+                try:
+                    return await self._attend(tree, spec)
+                finally:
+                    # What it wrote is read, its pipes are about to be closed: nobody is to speak to it any more.
+                    self.link = None
+        except SpawnError as error:  # of the fork: nothing else raises it
+            reason = f"could not be started: {error}"
+            await self.shared.logs.of(spec.name).write("witsd", [reason.encode()])
+            return Exited(reason, failure=True)
+        finally:
+            if self.tree is not None:
+                self.shared.watch.ended(spec.name)
+                self.tree = None
+                self.keeper.set_health("unknown")
+                shutil.rmtree(self.shared.run_root / spec.name, ignore_errors=True)
+
+    async def _attend(self, tree: Tree, spec: AgentSpec) -> Exited:
+        process, container = tree.process, tree.container
+        self.tree = tree
+        self.last_word = self.shared.clock.monotonic()
+        self.shared.watch.began(
+            spec.name, process.identity, f"{container.join[0]}/cgroup.procs" if container.join else None
+        )
+        self.keeper.record(publish=False)  # its identity, before it can leave anything behind
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._copy, process.stderr, "stderr")
+            if spec.kind == "exec":
+                nursery.start_soon(self._copy, process.stdout, "stdout")
+                nursery.start_soon(self._await_ready, tree)
+            else:
+                nursery.start_soon(self._talk, process)
+            if self._unwanted:
+                nursery.start_soon(self.stop)
+            status = await process.watch()
+            reason = await trio.to_thread.run_sync(self._why, status, tree)
+            await tree.end_rest()
+            # What it wrote last is still in the pipes; somebody it passed them to may hold them open for ever.
+            nursery.cancel_scope.deadline = trio.current_time() + _DRAIN_S
+        return Exited(reason, failure=not status.clean)
+
+    def _why(self, status: Exit, tree: Tree) -> str:
+        """How it ended, with the limit that ended it where one did."""
+        if self._limit_passed:
+            return self._limit_passed
+        if tree.container.oom_kills():
+            limit = self.keeper.spec.limits.memory_bytes
+            return f"was killed for want of memory (oom): its limit is {limit} bytes"
+        return str(status)
+
+    def end_for_limit(self, reason: str) -> None:
+        """End it at once, for a limit that it has passed."""
+        if self.tree is not None and not self._limit_passed:
+            self._limit_passed = reason
+            self.tree.process.signal_group(signal.SIGKILL)  # its end takes the rest of the tree along
+
+    async def stop(self) -> None:
+        """Ask, then insist: what ``[stop] grace_s`` bounds, from the first word to SIGKILL."""
+        if self.tree is None:  # it is being forked right now, or was never there
+            self._unwanted = True
+            return
+        process, link = self.tree.process, self.link
+        grace = self.keeper.spec.stop.grace_s
+        with trio.move_on_after(grace / 2 if link is not None else 0):
+            if link is not None:
+                try:
+                    await link.request("shutdown", Empty(), Empty)
+                except (WitsdError, trio.BrokenResourceError):
+                    pass  # it is told again by its stdin closing
+                await process.stdin.aclose()
+                await process.exited.wait()
+                return
+        process.signal_group(signal.SIGTERM)
+        with trio.move_on_after(grace / 2 if link is not None else grace):
+            await process.exited.wait()
+            return
+        log.warning("agent.killed agent=%s after_s=%g", self.keeper.spec.name, grace)
+        process.signal_group(signal.SIGKILL)
+
+    async def _await_ready(self, tree: Tree) -> None:
+        """Tell when an exec agent is ready, in the way its definition says."""
+        ready = self.keeper.spec.ready
+        match ready.when:
+            case "started":
+                await trio.sleep(ready.after_s)
+            case "log":
+                assert self._pattern is not None
+                await self._pattern.seen.wait()
+            case "tcp":
+                await probe_tcp(ready.address)
+            case "http":
+                await probe_http(ready.url)
+            case "notify":
+                assert tree.notify is not None
+                async with aclosing(tree.notify.messages()) as messages:
+                    async for message in messages:
+                        if message.get("READY") == "1":
+                            break
+        self.keeper.tell(Ready())
+
+    # ---- a native agent -------------------------------------------------------------------------------
+
+    async def _talk(self, process: Process) -> None:
+        """Speak the protocol with a native agent until its stdout ends."""
+        stream = trio.StapledStream(process.stdin, process.stdout)
+        rubbish: list[bytes] = []
+
+        async def pace() -> None:
+            self.last_word = self.shared.clock.monotonic()
+            if rubbish:
+                await self._keep_rubbish(rubbish)
+            await self.shared.journal.wait_room()
+
+        async with (
+            trio.open_nursery() as nursery,
+            self.shared.open_link(stream, self.keeper.actor, rubbish.append, pace) as link,
+        ):
+            try:
+                await self._greet(link)
+                nursery.start_soon(self._prove_life, link)
+            except trio.BrokenResourceError:
+                pass  # it ended before it had answered: its exit says why
+            await link.wait_closed()
+            self.link = None
+            nursery.cancel_scope.cancel()
+        if rubbish:
+            await self._keep_rubbish(rubbish)
+        # Without stdout it cannot be spoken to. If it is about to exit anyway, the exit says more.
+        with trio.move_on_after(_DRAIN_S):
+            await process.exited.wait()
+            return
+        self.keeper.tell(Broken("closed its stdout but went on running"))
+
+    async def _greet(self, link: AgentLink) -> None:
+        try:
+            result = await link.request("initialize", self._introduction(), AgentInitializeResult)
+        except WitsdError as error:
+            self.keeper.tell(Broken(f"answered initialize with an error: {error.message}"))
+            return
+        if result.protocol_version != PROTOCOL_VERSION:
+            self.keeper.tell(Broken(f"speaks protocol {result.protocol_version!r}, not {PROTOCOL_VERSION!r}"))
+            return
+        self.link = link
+        self.keeper.set_health("ok")
+        self.keeper.tell(Ready())
+
+    def _introduction(self) -> AgentInitializeParams:
+        spec = self.keeper.spec
+        return AgentInitializeParams(
+            protocol_version=PROTOCOL_VERSION,
+            agent=AgentIdentity(
+                name=spec.name,
+                kind=spec.kind,
+                description=spec.description,
+                options=spec.options,
+                stream=spec.stream,
+            ),
+            run_dir=str(self.shared.run_root / spec.name),
+            grants=spec.grants,
+        )
+
+    async def _prove_life(self, link: AgentLink) -> None:
+        """Ask the agent's work loop for a nonce, again and again; one that does not answer is ``hung``."""
+        health = self.keeper.spec.health
+        while health.interval_s:
+            await trio.sleep(health.interval_s)
+            nonce = self.shared.ids.new("nonce")
+            try:
+                answer = await link.request("ping", PingParams(nonce=nonce), PingResult, timeout_s=health.timeout_s)
+                alive = answer.nonce == nonce
+            except WitsdError:
+                alive = False
+            except trio.BrokenResourceError:
+                return
+            self.keeper.set_health("ok" if alive else "hung")
+            if not alive and health.action == "restart":
+                self.keeper.tell(Broken(f"did not answer a ping within {health.timeout_s:g} s"))
+                return
+
+    # ---- what it writes -------------------------------------------------------------------------------
+
+    async def _copy(self, stream: trio.lowlevel.FdStream, source: str) -> None:
+        """Keep every line of a pipe. A child that writes faster than that waits for its pipe."""
+        sink = self.shared.logs.of(self.keeper.spec.name)
+        rest = b""
+        try:
+            while data := await stream.receive_some(64 << 10):
+                self.last_word = self.shared.clock.monotonic()
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > 64 << 10:  # no newline in sight: keep it in pieces
+                    lines.append(rest)
+                    rest = b""
+                if lines:
+                    await sink.write(source, lines)
+                    if self._pattern is not None:
+                        self._pattern.look(lines)
+        except (trio.ClosedResourceError, trio.BrokenResourceError, OSError):
+            pass
+        if rest:
+            await sink.write(source, [rest])
+
+    async def _keep_rubbish(self, rubbish: list[bytes]) -> None:
+        lines, rubbish[:] = list(rubbish), []
+        await self.shared.logs.of(self.keeper.spec.name).write("stdout", lines)
+        self.keeper.warn(
+            "rubbish",
+            "writes lines to stdout that are not JSON-RPC; they are kept in its log. Print to stderr instead",
+            len(lines),
+        )

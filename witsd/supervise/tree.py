@@ -1,0 +1,116 @@
+"""A process of an agent's with all that it starts: forked into a container, and gone with it when the block ends.
+
+The one way a process comes to be, for agents that stay and for those that get one for each run.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from witsd.supervise import environment
+from witsd.supervise.container import Ceilings, Container, ContainerError
+from witsd.supervise.process import Process, SpawnError, spawn
+from witsd.supervise.readiness import NotifySocket, notify_socket
+from witsd.supervise.surroundings import Surroundings
+from witsd.values.spec import AgentSpec
+
+#: How long a tree may take to be gone once it is killed, in seconds.
+END_S = 5.0
+
+
+def ceilings(spec: AgentSpec) -> Ceilings:
+    """What the kernel is to hold the agent's tree to."""
+    limits = spec.limits
+    return Ceilings(memory_bytes=limits.memory_bytes, cpu_percent=limits.cpu_percent, tasks=limits.tasks)
+
+
+@attrs.frozen
+class Tree:
+    """A live process, what holds its whole tree, and its NOTIFY_SOCKET where it was given one."""
+
+    process: Process
+    container: Container
+    notify: NotifySocket | None
+
+    async def end_rest(self) -> None:
+        """Once the leader has exited: whoever is left goes, while the zombie keeps the number ours."""
+        self.process.signal_group(signal.SIGKILL)
+        await self.container.end(END_S)
+
+    async def end_all(self, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL after ``grace_s`` (0: at once), then the rest. For the task that owns the process."""
+        if grace_s:
+            self.process.signal_group(signal.SIGTERM)
+            with trio.move_on_after(grace_s):
+                await self.process.watch()
+        self.process.signal_group(signal.SIGKILL)
+        await self.process.watch()
+        await self.container.end(END_S)
+
+
+@asynccontextmanager
+async def open_tree(
+    spec: AgentSpec,
+    shared: Surroundings,
+    *,
+    more_env: Mapping[str, str] | None = None,
+    grace_s: float = 0,
+) -> AsyncIterator[Tree]:
+    """A process of ``spec``'s, in its folder, with its environment and ``more_env``.
+
+    When the block ends and it still lives, it is ended, with ``grace_s`` from SIGTERM to SIGKILL; then it is reaped.
+    Raises ``SpawnError``, with nothing left behind.
+    """
+    run_dir = shared.run_root / spec.name
+    with ExitStack() as stack:
+        tree = await _fork(spec, shared, run_dir, more_env or {}, stack)
+        try:
+            yield tree
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s + END_S):
+                if tree.process.exit is None:
+                    await tree.end_all(grace_s)
+                await tree.process.aclose_pipes()
+            tree.process.reap()
+
+
+async def _fork(
+    spec: AgentSpec, shared: Surroundings, run_dir: Path, more_env: Mapping[str, str], stack: ExitStack
+) -> Tree:
+    env = environment.build(spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
+    env |= more_env
+    command = spec.command if spec.kind != "assistant" else shared.assistant_command
+    container = await trio.to_thread.run_sync(_prepare, spec, shared, run_dir)
+    notify = None
+    try:
+        if spec.ready.when == "notify" and not spec.run_per_request:
+            notify = stack.enter_context(notify_socket(run_dir, lambda pid: pid in container.pids()))
+            env["NOTIFY_SOCKET"] = str(notify.path)
+        process = await spawn(
+            shared.spawner,
+            command,
+            cwd=environment.working_folder(spec),
+            env=env,
+            container=container,
+            open_files=spec.limits.open_files,
+        )
+    except (SpawnError, OSError) as error:
+        await trio.to_thread.run_sync(container.remove)
+        raise SpawnError(str(error)) from error
+    return Tree(process, container, notify)
+
+
+def _prepare(spec: AgentSpec, shared: Surroundings, run_dir: Path) -> Container:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return shared.containment.create(spec.name, ceilings(spec))
+    except OSError as error:
+        raise SpawnError(f"its folder cannot be made: {error}") from error
+    except ContainerError as error:
+        raise SpawnError(str(error)) from error
