@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from witsd.services.access import Access
     from witsd.services.agents import Agents
     from witsd.services.events import Events
+    from witsd.services.models.embedders import Embedders
     from witsd.services.models.gateway import Models
     from witsd.services.runs import Runs
     from witsd.services.sessions import Sessions
@@ -44,6 +45,7 @@ class Services:
     sessions: Sessions
     events: Events
     models: Models
+    embedders: Embedders
     access: Access
 
 
@@ -166,6 +168,8 @@ def method_table(v: Services) -> dict[str, Method]:
                lambda c, p: v.models.list(c.actor, p), scope=read, agents=True),
         Method("models/complete", m.ModelsCompleteParams, m.ModelsCompleteResult, "One model call; deltas come as progress",
                lambda c, p: v.models.complete(c.actor, p, c.progress), scope=chat, agents=True),
+        Method("models/embed", m.ModelsEmbedParams, m.ModelsEmbedResult, "Texts as vectors, by the model that memory uses or another",
+               lambda c, p: v.embedders.embed(c.actor, p), scope=chat, agents=True),
         Method("auth/ticket", Empty, u.Ticket, "A single-use ticket that lets a browser in",
                lambda c, p: v.access.ticket(c.actor, p), scope=admin, mutates=True),
         Method("auth/logout", Empty, Empty, "End the browser session this connection belongs to",

@@ -21,6 +21,7 @@ from witsd.rpc.methods import Method, Services, method_table
 from witsd.values import items as i
 from witsd.values.errors import WitsdError, error_types
 from witsd.values.wire import events as e
+from witsd.values.wire import models as m
 from witsd.values.wire import native as n
 from witsd.values.wire.common import Empty
 from witsd.values.wire.event_types import EVENT_TYPES
@@ -59,6 +60,8 @@ NATIVE = (
             "Who the agent is to the daemon; the answer makes it active"),
     Message("runs/execute", "to_agent", n.RunsExecuteParams, n.RunsExecuteResult,
             "Do a piece of work; the result ends the run"),
+    Message("models/embed", "to_agent", m.ModelsEmbedParams, m.ModelsEmbedResult,
+            "Texts as vectors; for agents whose capabilities say embeddings"),
     Message("ping", "to_agent", n.PingParams, n.PingResult, "Proof of life, answered by the work loop"),
     Message("shutdown", "to_agent", Empty, Empty, "Finish and exit"),
     Message("notifications/session_closed", "to_agent", n.SessionClosedNotification, None,

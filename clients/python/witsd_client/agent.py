@@ -35,6 +35,8 @@ from witsd_client.generated import (
     AgentInitializeParams,
     Api,
     Grants,
+    ModelsEmbedParams,
+    ModelsEmbedResult,
     PingParams,
     RunsExecuteParams,
     SessionClosedNotification,
@@ -113,6 +115,7 @@ class Agent:
         self._name = name
         self._run_handler: Callable[[Any], Any] | None = None
         self._session_handler: Callable[[Any], Any] | None = None
+        self._embed_handler: Callable[[Any], Any] | None = None
         self._skills: list[dict[str, Any]] = []
         self._tools: list[dict[str, Any]] = []
         self._sessions: dict[str, SessionTask] = {}
@@ -137,6 +140,15 @@ class Agent:
     def session(self, handler: H) -> H:
         """Decorator: ``handler(session)`` leads one conversation, for as long as it lasts."""
         self._session_handler = handler
+        return handler
+
+    def embed(self, handler: H) -> H:
+        """Decorator: ``handler(request)`` turns ``request.texts`` into vectors, one for each, in their order.
+
+        It returns a ``ModelsEmbedResult`` or the vectors alone, lists of numbers of one length. Memory takes
+        the agent as its embedder: ``witsd memory reindex --embedder NAME``.
+        """
+        self._embed_handler = handler
         return handler
 
     def skill(
@@ -228,6 +240,8 @@ class Agent:
         match method:
             case "runs/execute":
                 return self._admit(msgspec.json.decode(params, type=RunsExecuteParams))
+            case "models/embed":
+                return self._embedding(msgspec.json.decode(params, type=ModelsEmbedParams))
             case "ping":
                 return _answering({"nonce": msgspec.json.decode(params, type=PingParams).nonce})
             case "initialize":
@@ -244,7 +258,10 @@ class Agent:
         return {
             "protocol_version": PROTOCOL_VERSION,
             "agent_info": {"name": self._name, "version": self.version},
-            "capabilities": {"sessions": self._session_handler is not None},
+            "capabilities": {
+                "sessions": self._session_handler is not None,
+                "embeddings": self._embed_handler is not None,
+            },
             "tools": self._tools,
             "skills": self._skills,
         }
@@ -300,6 +317,24 @@ class Agent:
             raise RequestCancelled("cancelled as asked") from None
         except Exception as error:
             raise run.fail(error) from error
+
+    def _embedding(self, params: ModelsEmbedParams) -> Callable[[], Awaitable[Any]]:
+        handler = self._embed_handler
+        if handler is None:
+            raise MethodNotFound(f"{self.name} does not embed: it has no handler marked @agent.embed")
+
+        async def answer() -> ModelsEmbedResult:
+            if inspect.iscoroutinefunction(handler):
+                returned = await handler(params)
+            else:
+                returned = await run_in_own_thread(self.portal, lambda: handler(params), "embed")
+            if isinstance(returned, ModelsEmbedResult):
+                return returned
+            vectors = tuple(tuple(float(x) for x in vector) for vector in returned)
+            dimensions = len(vectors[0]) if vectors else 0
+            return ModelsEmbedResult(vectors=vectors, dimensions=dimensions, model=self.name)
+
+        return answer
 
     def _session_task(self, params: RunsExecuteParams) -> SessionTask:
         if params.session_id is UNSET:

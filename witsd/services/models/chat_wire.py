@@ -16,6 +16,7 @@ from witsd.values.wire.models import (
     FinishReason,
     ModelsCompleteParams,
     ModelsCompleteResult,
+    ModelsEmbedResult,
     ToolCall,
 )
 from witsd.values.wire.runs import Usage
@@ -235,6 +236,27 @@ def model_ids(raw: bytes) -> tuple[str, ...]:
     return tuple(
         row["id"] for row in data if isinstance(row, dict) and isinstance(row.get("id"), str) and row["id"]
     )
+
+
+def parse_embeddings(raw: bytes, model: str) -> ModelsEmbedResult:
+    """The answer of ``/embeddings``, by ``index``. Raises ``WireError``."""
+    document = _object(raw, "embeddings")
+    data = document.get("data")
+    if not isinstance(data, list) or not data:
+        raise WireError('embeddings without "data"')
+    by_index: dict[int, tuple[float, ...]] = {}
+    for position, row in enumerate(data):
+        vector = row.get("embedding") if isinstance(row, dict) else None
+        if not isinstance(vector, list) or not all(type(x) in (int, float) for x in vector):
+            raise WireError('embeddings with an "embedding" that is no list of numbers')
+        index = row.get("index", position)
+        by_index[index if type(index) is int else position] = tuple(map(float, vector))
+    if sorted(by_index) != list(range(len(data))):
+        raise WireError('embeddings whose "index" does not count them')
+    vectors = tuple(by_index[index] for index in range(len(data)))
+    said = document.get("model")
+    name = said if isinstance(said, str) and said else model
+    return ModelsEmbedResult(vectors=vectors, dimensions=len(vectors[0]), model=name)
 
 
 def error_text(raw: bytes) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from witsd.services.models.provider import OnDelta, Provider
+from witsd.services.models.provider import EmbeddingProvider, OnDelta, Provider
 from witsd.values.actor import Actor
 from witsd.values.errors import InvalidParams, ModelError, NotFound, Timeout
 from witsd.values.wire.common import UNSET
@@ -161,6 +161,13 @@ class Models:
             for index, provider in enumerate(self.providers):
                 nursery.start_soon(ask, index, provider)
         return tuple(row for _, rows in sorted(found.items()) for row in rows)
+
+    def embedding_provider(self, name: str) -> EmbeddingProvider | None:
+        """The provider of that name, if it embeds."""
+        for provider in self.providers:
+            if provider.name == name and isinstance(provider, EmbeddingProvider):
+                return provider
+        return None
 
     def _provider(self, name: str) -> Provider:
         return next(provider for provider in self.providers if provider.name == name)

@@ -1,11 +1,11 @@
-"""Any server with OpenAI's ``/chat/completions``: OpenAI itself, Ollama, vLLM, llama.cpp, gateways."""
+"""Servers with OpenAI's ``/chat/completions`` and ``/embeddings``: OpenAI, Ollama, vLLM, llama.cpp, gateways."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import attrs
 import msgspec
@@ -17,6 +17,7 @@ from witsd.services.models.chat_wire import (
     WireError,
     model_ids,
     parse_answer,
+    parse_embeddings,
     request_body,
 )
 from witsd.services.models.http_client import Chunks, HttpClient, HttpFailed
@@ -28,7 +29,9 @@ from witsd.values.clock import Clock
 from witsd.values.config_models import ProviderConfig
 from witsd.values.errors import ModelError
 from witsd.values.wire.common import UNSET
-from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult
+from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult, ModelsEmbedResult
+
+T = TypeVar("T")
 
 OPENAI_URL = "https://api.openai.com/v1"
 #: How long an answer to "which models have you" is believed.
@@ -38,6 +41,8 @@ _PROBE_S, _PROBE_LOCAL_S = 5.0, 1.0
 #: A wait longer than this is the caller's to decide on.
 MAX_WAIT_S = 30.0
 _MAX_BODY_BYTES = 16 * 1024 * 1024
+#: 256 texts as vectors of 3,072 numbers.
+_MAX_EMBEDDINGS_BYTES = 64 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
 #: What a stream may still bring once its answer is whole (usage), and once it has said [DONE] (its end).
 _AFTER_FINISH_S, _AFTER_DONE_S = 5.0, 0.2
@@ -138,11 +143,19 @@ class OpenAIProvider:
                 delivered = True
                 await wanted(text)
 
+        return await self._persist(lambda: self._once(server, request, model, deliver), lambda: delivered)
+
+    async def embed(self, texts: Sequence[str], model: str) -> ModelsEmbedResult:
+        server = await self._server()
+        return await self._persist(lambda: self._embed_once(server, texts, model), lambda: False)
+
+    async def _persist(self, once: Callable[[], Awaitable[T]], too_late: Callable[[], bool]) -> T:
+        """``once``, and again while that is worth it and ``too_late`` does not say otherwise."""
         attempt = 0
         while True:
             known = (self._usage_option, self._new_limit)
             try:
-                return await self._once(server, request, model, deliver)
+                return await once()
             except HttpFailed as failed:
                 failure = failed.failure
             if known != (self._usage_option, self._new_limit):
@@ -150,7 +163,7 @@ class OpenAIProvider:
             wait = failure.retry_after_s
             if wait is None:
                 wait = backoff_s(attempt, self.jitter())
-            if delivered or not failure.worth_another or attempt >= self.config.retries or wait > MAX_WAIT_S:
+            if too_late() or not failure.worth_another or attempt >= self.config.retries or wait > MAX_WAIT_S:
                 raise failure.error
             attempt += 1
             await self.sleep(wait)
@@ -199,6 +212,22 @@ class OpenAIProvider:
                 raise HttpFailed(
                     Refusal(error=server.error(text, status=error.status or 200, retryable=retryable))
                 ) from None
+
+    async def _embed_once(self, server: Server, texts: Sequence[str], model: str) -> ModelsEmbedResult:
+        content = msgspec.json.encode({"model": model, "input": list(texts), "encoding_format": "float"})
+        async with self._http.exchange(server, "POST", "/embeddings", content) as (response, chunks):
+            if response.status_code != 200:
+                said = await chunks.read(_MAX_ERROR_BYTES, cut=True)
+                now_us = self.clock.wall_us()
+                raise HttpFailed(
+                    refusal(server, response.status_code, response.headers, said, model=model, now_us=now_us)
+                )
+            raw = await chunks.read(_MAX_EMBEDDINGS_BYTES)
+            try:
+                return parse_embeddings(raw, model)
+            except WireError as error:
+                text = f"{server.base_url} sent {error}: is that its API? check base_url"
+                raise _wrong(server, text) from None
 
     async def _read_stream(
         self, server: Server, model: str, chunks: Chunks, deliver: OnDelta

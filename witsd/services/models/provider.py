@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, runtime_checkable
 
-from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult
+from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult, ModelsEmbedResult
 
 #: Called with each piece of the answer's text, in order; may wait (a slow reader slows the provider).
 OnDelta = Callable[[str], Awaitable[None]]
@@ -39,3 +39,11 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Give back connections. The provider may be used no more."""
+
+
+@runtime_checkable
+class EmbeddingProvider(Provider, Protocol):
+    """A provider that also turns texts into vectors."""
+
+    async def embed(self, texts: Sequence[str], model: str) -> ModelsEmbedResult:
+        """One vector for each text by ``model``, as the server gave them. Raises ``ModelError``."""

@@ -86,3 +86,27 @@ class ModelsCompleteResult:
     finish_reason: FinishReason
     model: str
     provider: str
+
+
+@attrs.frozen(kw_only=True)
+class ModelsEmbedParams:
+    """``model`` absent: the one that memory uses. ``query``: the texts are questions, which some models treat
+    in a way of their own. An agent that embeds gets the same params, without ``model``.
+    """
+
+    texts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=256)]
+    model: str | None = None
+    query: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ModelsEmbedResult:
+    """One vector of ``dimensions`` numbers and of length 1 for each text, in their order.
+
+    ``digest`` tells one set of weights from another under the same name; empty where nothing is known of them.
+    """
+
+    vectors: tuple[tuple[float, ...], ...]
+    dimensions: int
+    model: str
+    digest: str = ""

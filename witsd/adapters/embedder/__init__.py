@@ -1,0 +1,1 @@
+"""An agent that turns texts into vectors: ``python -m witsd.adapters.embedder``."""
