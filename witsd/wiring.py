@@ -35,6 +35,7 @@ from witsd.services.access import open_access
 from witsd.services.agents import Agents
 from witsd.services.events import open_events
 from witsd.services.models.discover import open_models
+from witsd.services.models.embedders import Embedders
 from witsd.services.runs import open_runs
 from witsd.services.sessions import Sessions
 from witsd.services.system import System
@@ -209,6 +210,7 @@ async def wired(
             sessions=Sessions(journal, runs, clock, ids),
             events=events,
             models=models,
+            embedders=Embedders(supervisor, models),
             access=access,
         )
 

@@ -989,6 +989,28 @@ class ModelsCompleteResult(Struct, frozen=True, kw_only=True, omit_defaults=True
     provider: str
 
 
+class ModelsEmbedParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``model`` absent: the one that memory uses. ``query``: the texts are questions, which some
+    models treat in a way of their own. An agent that embeds gets the same params, without
+    ``model``.
+    """
+
+    texts: tuple[str, ...]
+    model: str | None = None
+    query: bool = False
+
+
+class ModelsEmbedResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One vector of ``dimensions`` numbers and of length 1 for each text, in their order. ``digest``
+    tells one set of weights from another under the same name; empty where nothing is known of them.
+    """
+
+    vectors: tuple[tuple[float, ...], ...]
+    dimensions: int
+    model: str
+    digest: str = ""
+
+
 class Ticket(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Good once, for ``expires_s`` seconds, at ``POST url``; never put it in a URL."""
 
@@ -1860,6 +1882,21 @@ class ModelsApi:
             timeout_s=timeout_s,
         )
         return await self._call("models/complete", params, ModelsCompleteResult)
+
+    async def embed(
+        self,
+        *,
+        texts: Sequence[str],
+        model: str | None | UnsetType = UNSET,
+        query: bool | UnsetType = UNSET,
+    ) -> ModelsEmbedResult:
+        """Texts as vectors, by the model that memory uses or another."""
+        params = _given(
+            texts=texts,
+            model=model,
+            query=query,
+        )
+        return await self._call("models/embed", params, ModelsEmbedResult)
 
 
 class AuthApi:

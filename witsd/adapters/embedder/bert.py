@@ -79,10 +79,8 @@ class Bert:
             x = self._norm(x + self._dense(seen, f"{at}attention.output.dense"), f"{at}attention.output.LayerNorm")
             inner = _gelu(self._dense(x, f"{at}intermediate.dense"), np)
             x = self._norm(x + self._dense(inner, f"{at}output.dense"), f"{at}output.LayerNorm")
-        if self._pooling == "cls":
-            pooled = x[:, 0]
-        else:
-            pooled = (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
+        first = self._pooling == "cls"
+        pooled = x[:, 0] if first else (x * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
         return pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
 
     def _dense(self, x: Any, name: str) -> Any:

@@ -12,7 +12,8 @@ from witsd.adapters.embedder.backend import CannotEmbed, batches, digest, max_to
 class Onnx:
     """Inputs are given by name: ``input_ids``, ``attention_mask`` and, where it asks for them, ``token_type_ids``.
 
-    An output ``sentence_embedding`` is taken as it is; otherwise the first one is, pooled where it has a vector for each token.
+    An output ``sentence_embedding`` is taken as it is; otherwise the first one, pooled where it has a vector
+    for each token.
     """
 
     def __init__(self, path: Path, file: Path) -> None:
@@ -20,7 +21,7 @@ class Onnx:
         runtime = require("onnxruntime")
         try:
             self._session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        except Exception as error:  # the library has a dozen types of its own
+        except Exception as error:  # noqa: BLE001 - a dozen types of its own
             raise CannotEmbed(f"{file} cannot be loaded: {error}") from None
         self._wanted = [node.name for node in self._session.get_inputs()]
         names = [node.name for node in self._session.get_outputs()]

@@ -16,6 +16,8 @@ from witsd.services.memory.lexicon import STOP_WORDS
 from witsd.services.memory.words import pieces
 
 DIMENSIONS = 384
+#: To be counted up with every change of what `embed` answers: vectors of two kinds are never compared.
+VERSION = "1"
 #: So much of a text is looked at: a longer one is for chunks.
 MAX_CHARS = 20_000
 #: What all pieces of a word weigh together, beside the word itself.
