@@ -143,6 +143,22 @@ def streamed(*pieces: str, finish: str = "stop") -> Step:
     return step
 
 
+def embeddings(*vectors: tuple[float, ...]) -> Step:
+    """An ``/embeddings`` answer, its rows in another order than they were asked for."""
+    data = [{"object": "embedding", "index": i, "embedding": list(v)} for i, v in enumerate(vectors)]
+    document = {
+        "object": "list",
+        "data": data[::-1],
+        "model": "text-embedding-fake",
+        "usage": {"prompt_tokens": 2, "total_tokens": 2},
+    }
+
+    async def step(exchange: Exchange) -> None:
+        await exchange.json(200, document)
+
+    return step
+
+
 def failing(status: int, message: str = "no", code: str | None = None, **headers: str) -> Step:
     async def step(exchange: Exchange) -> None:
         await exchange.json(status, error_body(message, code), **headers)
@@ -231,7 +247,7 @@ class FakeOpenAI:
                     {"id": name, "object": "model", "created": 1, "owned_by": "x"} for name in self.models
                 ]
                 await exchange.json(200, {"object": "list", "data": rows})
-        elif (seen.method, seen.target) != ("POST", "/v1/chat/completions"):
+        elif (seen.method, seen.target) not in (("POST", "/v1/chat/completions"), ("POST", "/v1/embeddings")):
             await exchange.json(404, error_body(f"Invalid URL ({seen.method} {seen.target})"))
         elif (wrong := _check(seen)) is not None:
             await exchange.json(400, error_body(wrong))
@@ -248,6 +264,11 @@ def _check(seen: Seen) -> str | None:
         return "We could not parse the JSON body of your request."
     if not isinstance(body.get("model"), str) or not body["model"]:
         return "you must provide a model parameter"
+    if seen.target == "/v1/embeddings":
+        given = body.get("input")
+        if not isinstance(given, list) or not given or not all(isinstance(t, str) and t for t in given):
+            return "'$.input' is invalid. Please check the API reference."
+        return None
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         return "Invalid 'messages': empty array."
     known: set[str] = set()

@@ -18,6 +18,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, overload
 
@@ -28,7 +29,14 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from witsd_client.connection import Connection, OnProgress, open_connection
-from witsd_client.errors import InvalidState, MethodNotFound, RequestCancelled, RunCancelled
+from witsd_client.errors import (
+    AgentFailed,
+    InvalidState,
+    MethodNotFound,
+    RequestCancelled,
+    RunCancelled,
+    WitsdError,
+)
 from witsd_client.generated import (
     PROTOCOL_VERSION,
     AgentIdentity,
@@ -324,10 +332,16 @@ class Agent:
             raise MethodNotFound(f"{self.name} does not embed: it has no handler marked @agent.embed")
 
         async def answer() -> ModelsEmbedResult:
-            if inspect.iscoroutinefunction(handler):
-                returned = await handler(params)
-            else:
-                returned = await run_in_own_thread(self.portal, lambda: handler(params), "embed")
+            try:
+                if inspect.iscoroutinefunction(handler):
+                    returned = await handler(params)
+                else:
+                    returned = await run_in_own_thread(self.portal, lambda: handler(params), "embed")
+            except WitsdError:
+                raise
+            except Exception as error:
+                traceback.print_exc()  # its log has the whole of it
+                raise AgentFailed(f"{type(error).__name__}: {error}") from error
             if isinstance(returned, ModelsEmbedResult):
                 return returned
             vectors = tuple(tuple(float(x) for x in vector) for vector in returned)

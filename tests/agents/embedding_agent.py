@@ -1,0 +1,36 @@
+"""An agent that embeds in the way its ``[options] manner`` says: well, or wrongly."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from witsd_client import Agent
+from witsd_client.generated import ModelsEmbedParams, ModelsEmbedResult
+
+agent = Agent("embedding")
+
+
+@agent.embed
+def embed(request: ModelsEmbedParams) -> object:
+    manner = agent.options.get("manner", "letters")
+    letters = [[float(text.lower().count(c)) for c in "abcdefghijklmnopqrstuvwxyz"] for text in request.texts]
+    if manner == "letters":
+        return letters
+    if manner == "named":
+        prefix = 1.0 if request.query else 0.0
+        vectors = tuple((prefix, *vector) for vector in letters)
+        return ModelsEmbedResult(vectors=vectors, dimensions=27, model="letters-27", digest="d1")
+    if manner == "too few":
+        return letters[1:]
+    if manner == "ragged":
+        return ModelsEmbedResult(vectors=((1.0,), (1.0, 2.0)), dimensions=1, model="ragged")
+    if manner == "huge":
+        return [[1e308 * 10] * 3 for _ in request.texts]
+    if manner == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError(f"a manner I do not know: {manner}")
+
+
+if __name__ == "__main__":
+    agent.serve()
