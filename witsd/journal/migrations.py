@@ -82,8 +82,63 @@ CREATE TABLE browser_sessions(
     expires_us INTEGER NOT NULL) WITHOUT ROWID;
 """
 
+_STEP_2 = """
+-- Made by the first record that goes into it; records and bytes count what is found (no chunks, no duplicates).
+CREATE TABLE memory_namespaces(
+    namespace_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    records INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, created_us INTEGER NOT NULL);
+
+-- A record, or a chunk of one (part_of set, memory_id NULL): what is too long to be found as a whole is found by
+-- its chunks. duplicate_of: the record that stands for this one, which is not indexed itself. embedded: the newest
+-- generation that has its vector. hash: of namespace, kind, speaker and text made alike.
+CREATE TABLE memories(
+    id INTEGER PRIMARY KEY, memory_id TEXT UNIQUE, namespace_id INTEGER NOT NULL, kind TEXT NOT NULL,
+    text TEXT NOT NULL, metadata BLOB, speaker TEXT NOT NULL, session_id TEXT, message_id TEXT, run_id TEXT,
+    author TEXT NOT NULL, source BLOB, trust INTEGER NOT NULL, hash BLOB, time_us INTEGER NOT NULL,
+    created_us INTEGER NOT NULL, updated_us INTEGER NOT NULL, valid_from_us INTEGER, valid_to_us INTEGER,
+    superseded_by INTEGER, expires_us INTEGER, duplicate_of INTEGER, duplicates INTEGER NOT NULL DEFAULT 0,
+    near_of INTEGER, uses INTEGER NOT NULL DEFAULT 0, used_us INTEGER, version INTEGER NOT NULL DEFAULT 1,
+    part_of INTEGER, place INTEGER, starts INTEGER, heading TEXT, indexed INTEGER NOT NULL DEFAULT 1,
+    embedded INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX memories_by_namespace ON memories(namespace_id, id) WHERE part_of IS NULL;
+CREATE INDEX memories_by_session ON memories(session_id, namespace_id, id) WHERE session_id IS NOT NULL;
+CREATE INDEX memories_by_whole ON memories(part_of, place) WHERE part_of IS NOT NULL;
+CREATE INDEX memories_by_run ON memories(run_id) WHERE run_id IS NOT NULL;
+CREATE INDEX memories_by_message ON memories(message_id) WHERE message_id IS NOT NULL;
+CREATE INDEX memories_by_hash ON memories(hash) WHERE hash IS NOT NULL;
+CREATE INDEX memories_by_duplicate ON memories(duplicate_of) WHERE duplicate_of IS NOT NULL;
+CREATE INDEX memories_by_expiry ON memories(expires_us) WHERE expires_us IS NOT NULL;
+CREATE INDEX memories_to_embed ON memories(embedded, id) WHERE indexed = 1;
+
+-- ns: the namespace as a word, to be ANDed to a query; around: the words of the neighbours.
+CREATE VIRTUAL TABLE memory_fts USING fts5(ns, own, around, tokenize='porter unicode61 remove_diacritics 2');
+
+-- What a record was before each change.
+CREATE TABLE memory_history(
+    id INTEGER PRIMARY KEY, memory INTEGER NOT NULL, version INTEGER NOT NULL, change TEXT NOT NULL,
+    actor TEXT NOT NULL, run_id TEXT, before BLOB NOT NULL, time_us INTEGER NOT NULL);
+CREATE INDEX memory_history_by_memory ON memory_history(memory, id);
+CREATE INDEX memory_history_by_run ON memory_history(run_id) WHERE run_id IS NOT NULL;
+
+-- derived was made from source: what becomes of the one becomes of the other.
+CREATE TABLE memory_links(
+    source INTEGER NOT NULL, derived INTEGER NOT NULL, PRIMARY KEY (source, derived)) WITHOUT ROWID;
+CREATE INDEX memory_links_back ON memory_links(derived);
+
+-- One embedding model with one digest; its vectors are in memory_vectors_<generation>, made when it begins.
+-- state: current (searched), building (being filled, to take over), retired.
+CREATE TABLE memory_generations(
+    generation INTEGER PRIMARY KEY, model TEXT NOT NULL, digest TEXT NOT NULL, dimensions INTEGER NOT NULL,
+    state TEXT NOT NULL, created_us INTEGER NOT NULL);
+
+-- Texts that are always in an agent's prompt. Each change is a row; the highest version is the one that holds.
+CREATE TABLE blocks(
+    agent TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, text TEXT NOT NULL, author TEXT NOT NULL,
+    run_id TEXT, time_us INTEGER NOT NULL, PRIMARY KEY (agent, name, version)) WITHOUT ROWID;
+"""
+
 #: Step n (counting from 1) brings ``user_version`` from n - 1 to n.
-STEPS: tuple[str, ...] = (_STEP_1,)
+STEPS: tuple[str, ...] = (_STEP_1, _STEP_2)
 
 
 class SchemaError(Exception):

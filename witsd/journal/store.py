@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -113,9 +114,29 @@ async def open_store(path: Path, *, synchronous: Synchronous = "FULL", readers: 
                 await connection.aclose()
 
 
+def load_vectors(db: apsw.Connection) -> None:
+    """Load sqlite-vec into this connection. Raises ``StorageError`` where it is not installed.
+
+    By its file: importing the package would import numpy where that is installed (13 MB).
+    """
+    spec = find_spec("sqlite_vec")
+    if spec is None or spec.origin is None:
+        raise StorageError("sqlite-vec is not installed: install witsd again with all that it depends on")
+    db.enable_load_extension(True)
+    try:
+        db.load_extension(str(Path(spec.origin).with_name("vec0")), "sqlite3_vec_init")
+    except apsw.ExtensionLoadingError as error:
+        raise StorageError(f"sqlite-vec cannot be loaded ({error}): is it built for this machine?") from error
+    finally:
+        db.enable_load_extension(False)
+
+
 def _set_up_writer(db: apsw.Connection, path: str, synchronous: str) -> None:
     db.set_busy_timeout(5000)
     check_ours(db, path)  # before the first statement that writes
+    load_vectors(db)
+    # What is deleted is overwritten: a memory that was taken back must not be found in the file.
+    db.execute("PRAGMA secure_delete = ON")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {synchronous}")
     db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -125,6 +146,7 @@ def _set_up_writer(db: apsw.Connection, path: str, synchronous: str) -> None:
 
 def _set_up_reader(db: apsw.Connection) -> None:
     db.set_busy_timeout(5000)
+    load_vectors(db)
     db.execute("PRAGMA query_only = 1")
     # No mmap_size: mapped pages would count as the daemon's memory, and a failing disk would be a SIGBUS.
 
