@@ -34,6 +34,8 @@ from witsd.services import visibility
 from witsd.services.access import open_access
 from witsd.services.agents import Agents
 from witsd.services.events import open_events
+from witsd.services.memory.blocks import Blocks
+from witsd.services.memory.memory import open_memory
 from witsd.services.models.discover import open_models
 from witsd.services.models.embedders import Embedders
 from witsd.services.runs import open_runs
@@ -177,6 +179,8 @@ async def wired(
         access = await open_access(journal, clock, ids)
         supervisor = await enter(open_supervisor(paths.agents_dir, surroundings, _first_run))
         runs = await enter(open_runs(journal, supervisor, clock, ids))
+        embedders = Embedders(supervisor, models)
+        memory = await enter(open_memory(journal, runs, embedders, clock, ids, settings.retention))
         events = await enter(
             open_events(
                 journal,
@@ -210,7 +214,9 @@ async def wired(
             sessions=Sessions(journal, runs, clock, ids),
             events=events,
             models=models,
-            embedders=Embedders(supervisor, models),
+            embedders=embedders,
+            memory=memory,
+            blocks=Blocks(journal),
             access=access,
         )
 
@@ -247,6 +253,7 @@ async def wired(
             compact_after_s=settings.journal.compact_after_s,
         )
         background.start_soon(keep_up, journal, retention, clock)
+        background.start_soon(memory.deletion.keep_up)
         yield Daemon(journal, supervisor, services, door, clock)
         background.cancel_scope.cancel()
 

@@ -37,6 +37,7 @@ _LISTED: Mapping[str, str] = {
     "run": "witsd run list",
     "session": "witsd session list",
     "token": "witsd token list",
+    "memory": "witsd memory list",
     "model": "witsd model list",
 }
 

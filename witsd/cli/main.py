@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("witsd.cli.chat:chat", "A conversation with an agent that goes on where it was left."),
     "run": ("witsd.cli.run:run", "The pieces of work agents were given."),
     "session": ("witsd.cli.session:session", "The conversations."),
+    "memory": ("witsd.cli.memory:memory", "What is remembered: add, search, list, delete."),
     "model": ("witsd.cli.model:model", "The models behind the gateway."),
     "token": ("witsd.cli.token:token", "Scoped tokens for programs."),
     "events": ("witsd.cli.events:events", "What has happened, and what happens now."),

@@ -7,7 +7,7 @@ overtaken knows that it lags.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import trio
 
@@ -82,6 +82,17 @@ class Hub:
             event = ring[slot % size]
             assert event is not None
             yield event
+
+    def rewrite(self, data: Mapping[int, bytes]) -> None:
+        """Replace the data of events still held, by position: what was blotted out is not shown from here either."""
+        for slot in range(self.start, self.end):
+            event = self._ring[slot % self._size]
+            assert event is not None
+            changed = data.get(event.pos)
+            if changed is not None:
+                self._bytes += len(changed) - len(event.data)
+                event.data = changed
+                event._wire = None
 
     async def wait(self) -> None:
         """Return when something has been published after this call."""

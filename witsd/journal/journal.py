@@ -107,6 +107,8 @@ class Journal:
     #: name -> [stream_id, last_seq], used on the writer's thread alone.
     _streams: dict[str, list[int]] = attrs.field(factory=dict)
     _last_pos: int = 0
+    #: Who waits for the write-ahead log to be emptied.
+    _emptying: list[trio.Event] = attrs.field(factory=list)
     #: Since when the disk has been failing, monotonic seconds; None while all is well.
     failing_since: float | None = None
 
@@ -147,6 +149,17 @@ class Journal:
         """
         return await self._submit(Ticket((), (), work, keep, then)).wait()
 
+    async def empty_log(self) -> None:
+        """Move all that is committed into the database file and empty the write-ahead log.
+
+        After something was deleted that must not be found on the disk. Where a reader holds on to an old moment
+        the log is emptied as soon as it lets go, which this does not wait for.
+        """
+        done = trio.Event()
+        self._emptying.append(done)
+        self._wake.set()
+        await done.wait()
+
     def publish_nowait(self, stream: str, type: str, data: bytes) -> None:  # noqa: A002
         """Show subscribers something of the moment: no ``seq``, not stored."""
         self.hub.publish([Event(stream, type, data, self._clock.wall_us())])
@@ -161,6 +174,11 @@ class Journal:
     async def run(self) -> None:
         """The writer task: ends when the journal closes and everything queued is committed."""
         while True:
+            if self._emptying:
+                emptying, self._emptying = self._emptying, []
+                await self.store.write(_empty_log)
+                for done in emptying:
+                    done.set()
             if not self._queue:
                 if self._closing:
                     return
@@ -265,6 +283,17 @@ class Journal:
         if len(self._streams) > _COUNTERS:
             self._streams.clear()
         return pending.events
+
+
+def _empty_log(db: apsw.Connection) -> None:
+    """``PRAGMA wal_checkpoint(TRUNCATE)``, tried for a second: readers are done in milliseconds."""
+    db.set_busy_timeout(1000)
+    try:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except (*MEDIUM_ERRORS, *STATEMENT_ERRORS) as error:
+        log.warning("journal.log_not_emptied error=%s", error)
+    finally:
+        db.set_busy_timeout(5000)
 
 
 class _Pending:

@@ -93,8 +93,8 @@ CREATE TABLE memory_namespaces(
 -- generation that has its vector. hash: of namespace, kind, speaker and text made alike.
 CREATE TABLE memories(
     id INTEGER PRIMARY KEY, memory_id TEXT UNIQUE, namespace_id INTEGER NOT NULL, kind TEXT NOT NULL,
-    text TEXT NOT NULL, metadata BLOB, speaker TEXT NOT NULL, session_id TEXT, message_id TEXT, run_id TEXT,
-    author TEXT NOT NULL, source BLOB, trust INTEGER NOT NULL, hash BLOB, time_us INTEGER NOT NULL,
+    text TEXT NOT NULL, metadata TEXT, speaker TEXT NOT NULL, session_id TEXT, message_id TEXT, run_id TEXT,
+    author TEXT NOT NULL, source TEXT, trust INTEGER NOT NULL, hash BLOB, time_us INTEGER NOT NULL,
     created_us INTEGER NOT NULL, updated_us INTEGER NOT NULL, valid_from_us INTEGER, valid_to_us INTEGER,
     superseded_by INTEGER, expires_us INTEGER, duplicate_of INTEGER, duplicates INTEGER NOT NULL DEFAULT 0,
     near_of INTEGER, uses INTEGER NOT NULL DEFAULT 0, used_us INTEGER, version INTEGER NOT NULL DEFAULT 1,
@@ -125,11 +125,12 @@ CREATE TABLE memory_links(
     source INTEGER NOT NULL, derived INTEGER NOT NULL, PRIMARY KEY (source, derived)) WITHOUT ROWID;
 CREATE INDEX memory_links_back ON memory_links(derived);
 
--- One embedding model with one digest; its vectors are in memory_vectors_<generation>, made when it begins.
+-- One embedding model with one digest (embedder is the name that finds it again); its vectors are in
+-- memory_vectors_<generation>, made when it begins.
 -- state: current (searched), building (being filled, to take over), retired.
 CREATE TABLE memory_generations(
-    generation INTEGER PRIMARY KEY, model TEXT NOT NULL, digest TEXT NOT NULL, dimensions INTEGER NOT NULL,
-    state TEXT NOT NULL, created_us INTEGER NOT NULL);
+    generation INTEGER PRIMARY KEY, embedder TEXT NOT NULL, model TEXT NOT NULL, digest TEXT NOT NULL,
+    dimensions INTEGER NOT NULL, state TEXT NOT NULL, created_us INTEGER NOT NULL);
 
 -- Texts that are always in an agent's prompt. Each change is a row; the highest version is the one that holds.
 CREATE TABLE blocks(

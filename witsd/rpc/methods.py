@@ -15,6 +15,7 @@ from witsd.values.wire import agents as a
 from witsd.values.wire import auth as u
 from witsd.values.wire import doctor as d
 from witsd.values.wire import events as e
+from witsd.values.wire import memory as w
 from witsd.values.wire import metrics as x
 from witsd.values.wire import models as m
 from witsd.values.wire import native as n
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from witsd.services.access import Access
     from witsd.services.agents import Agents
     from witsd.services.events import Events
+    from witsd.services.memory.blocks import Blocks
+    from witsd.services.memory.memory import Memory
     from witsd.services.models.embedders import Embedders
     from witsd.services.models.gateway import Models
     from witsd.services.runs import Runs
@@ -46,6 +49,8 @@ class Services:
     events: Events
     models: Models
     embedders: Embedders
+    memory: Memory
+    blocks: Blocks
     access: Access
 
 
@@ -83,7 +88,7 @@ class Notification:
 
 def method_table(v: Services) -> dict[str, Method]:
     """The methods bound to their services, by wire name, in the order the reference shows them."""
-    read, chat, agents, admin = Scope.READ, Scope.CHAT, Scope.AGENTS, Scope.ADMIN
+    read, chat, memory, agents, admin = Scope.READ, Scope.CHAT, Scope.MEMORY, Scope.AGENTS, Scope.ADMIN
     rows = (
         Method("initialize", y.InitializeParams, y.InitializeResult,
                "Agree on the version, learn the limits, present a token",
@@ -170,6 +175,38 @@ def method_table(v: Services) -> dict[str, Method]:
                lambda c, p: v.models.complete(c.actor, p, c.progress), scope=chat, agents=True),
         Method("models/embed", m.ModelsEmbedParams, m.ModelsEmbedResult, "Texts as vectors, by the model that memory uses or another",
                lambda c, p: v.embedders.embed(c.actor, p), scope=chat, agents=True),
+        Method("memory/add", w.MemoryAddParams, w.MemoryAdded, "Remember a text; found by its words at once, by its meaning soon after",
+               lambda c, p: v.memory.add(c.actor, p), scope=memory, agents=True),
+        Method("memory/search", w.MemorySearchParams, w.MemorySearchResult, "Find by words and by meaning; each hit says why",
+               lambda c, p: v.memory.search(c.actor, p), scope=memory, agents=True),
+        Method("memory/context", w.MemoryContextParams, w.MemoryContextResult, "What a prompt should carry, within so many tokens",
+               lambda c, p: v.memory.context(c.actor, p), scope=memory, agents=True),
+        Method("memory/get", w.MemoryIdParams, w.Memory, "One record",
+               lambda c, p: v.memory.get(c.actor, p), scope=memory, agents=True),
+        Method("memory/update", w.MemoryUpdateParams, w.Memory, "Change a record; what it was goes into its history",
+               lambda c, p: v.memory.update(c.actor, p), scope=memory, agents=True, mutates=True, target="memory_id"),
+        Method("memory/delete", w.MemoryDeleteParams, w.MemoryDeleteResult, "Delete records and every trace of their text",
+               lambda c, p: v.memory.delete(c.actor, p), scope=memory, agents=True, mutates=True, target="memory_id"),
+        Method("memory/list", w.MemoryListParams, w.MemoryPage, "Records, latest first",
+               lambda c, p: v.memory.list(c.actor, p), scope=memory, agents=True),
+        Method("memory/history", w.MemoryIdParams, w.MemoryHistoryResult, "How a record has changed",
+               lambda c, p: v.memory.history(c.actor, p), scope=memory, agents=True),
+        Method("memory/clear", w.MemoryClearParams, w.MemoryClearResult, "Delete the records of a namespace, or of one of its sessions",
+               lambda c, p: v.memory.clear(c.actor, p), scope=memory, agents=True, mutates=True, target="namespace"),
+        Method("memory/revert", w.MemoryRevertParams, w.MemoryRevertResult, "Take back what a run wrote, and what derives from it",
+               lambda c, p: v.memory.revert(c.actor, p), scope=memory, agents=True, mutates=True, target="run_id"),
+        Method("memory/namespaces", w.MemoryNamespacesParams, w.MemoryNamespacePage, "The namespaces the caller may use",
+               lambda c, p: v.memory.namespaces(c.actor, p), scope=memory, agents=True),
+        Method("memory/stats", w.MemoryStatsParams, w.MemoryStats, "How much there is, and how far its embedding is",
+               lambda c, p: v.memory.stats(c.actor, p), scope=memory, agents=True),
+        Method("memory/reindex", w.MemoryReindexParams, w.MemoryStats, "Use another embedder; embeds again in the background",
+               lambda c, p: v.memory.reindex(c.actor, p), scope=admin, mutates=True, target="embedder"),
+        Method("blocks/list", w.BlocksListParams, w.BlockPage, "The texts that are always in an agent's prompt",
+               lambda c, p: v.blocks.list(c.actor, p), scope=memory, agents=True),
+        Method("blocks/get", w.BlocksGetParams, w.Block, "One of them, or an earlier version of it",
+               lambda c, p: v.blocks.get(c.actor, p), scope=memory, agents=True),
+        Method("blocks/set", w.BlocksSetParams, w.Block, "Write one of them; the versions before it are kept",
+               lambda c, p: v.blocks.set(c.actor, p), scope=memory, agents=True, mutates=True, target="agent"),
         Method("auth/ticket", Empty, u.Ticket, "A single-use ticket that lets a browser in",
                lambda c, p: v.access.ticket(c.actor, p), scope=admin, mutates=True),
         Method("auth/logout", Empty, Empty, "End the browser session this connection belongs to",

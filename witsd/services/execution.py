@@ -72,7 +72,7 @@ async def execute(book: RunBook, supervisor: Supervisor, run: LiveRun, turn: tri
 async def _by_agent(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None:
     """A native agent: one ``runs/execute`` whose answer ends the run."""
     async with supervisor.lease(run.agent) as lease:
-        params = await _params(book, run, lease)
+        params = await _params(book, run, lease, supervisor.unit(run.agent).spec.history_messages)
         await book.started(run)
         if run.session_id is not None:
             lease.holds.add(run.session_id)
@@ -88,13 +88,15 @@ async def _by_agent(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None
         run.output = result.output
 
 
-async def _params(book: RunBook, run: LiveRun, lease: Lease) -> RunsExecuteParams:
+async def _params(book: RunBook, run: LiveRun, lease: Lease, history_messages: int) -> RunsExecuteParams:
     """What the agent is told. A process that does not hold the conversation yet gets its history."""
     session_id = run.session_id
     history, settings = None, None
     if session_id is not None:
         fresh = session_id not in lease.holds
-        past = await book.journal.store.read(lambda db: session_rows.context(db, session_id, run.run_id))
+        past = await book.journal.store.read(
+            lambda db: session_rows.context(db, session_id, run.run_id, history_messages)
+        )
         settings = past.settings
         if fresh:
             history = past.turns

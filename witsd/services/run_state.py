@@ -52,6 +52,8 @@ class LiveRun:
     stream: bool
     timeout_s: float | None
     created_us: int
+    #: Whether its agent's definition has its turns remembered.
+    remember: bool = True
     status: RunStatus = "queued"
     started_us: int | None = None
     ended_us: int | None = None

@@ -92,7 +92,7 @@ class Runs:
                     if params.stream is None and isinstance(session.settings.stream, bool):
                         run.stream = session.settings.stream
                     if given.text:
-                        session_rows.add_question(tx, run, self.book.ids.new("msg"))
+                        session_rows.add_question(tx, run, self.book.ids)
                 self.book.insert(tx, run)
                 return wire.RunStarted(run_id=run.run_id)
 
@@ -151,6 +151,7 @@ class Runs:
             input=given,
             actor=actor.label,
             stream=spec.stream if stream is None else stream,
+            remember=spec.memory == "on",
             timeout_s=timeout_s or spec.limits.run_timeout_s or None,
             created_us=self.book.clock.wall_us(),
         )
@@ -322,6 +323,8 @@ class Runs:
 
         runs, events = await self.book.journal.store.read(look)
         for run in runs:
+            unit = self.supervisor.units.get(run.agent)
+            run.remember = unit is None or unit.spec.memory == "on"
             if run.status == "queued":
                 if run.agent in self.supervisor.units:
                     self.enqueue(run)

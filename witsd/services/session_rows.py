@@ -11,6 +11,7 @@ import msgspec
 
 from witsd.journal.event import entry
 from witsd.journal.journal import Tx
+from witsd.services.memory import turns
 from witsd.services.run_state import LiveRun
 from witsd.values.clock import rfc3339
 from witsd.values.errors import Conflict, NotFound
@@ -24,7 +25,6 @@ _settings = msgspec.json.Decoder(wire.SessionSettings)
 _attachments = msgspec.json.Decoder(tuple[wire.Attachment, ...])
 
 #: What of a conversation an agent is given when it has to rebuild it.
-HISTORY_MESSAGES = 200
 HISTORY_BYTES = 1 << 20
 
 SESSION_COLUMNS = (
@@ -125,11 +125,14 @@ class NewMessage:
     attachments: tuple[wire.Attachment, ...] = ()
 
 
-def add_message(tx: Tx, session_id: str, new: NewMessage) -> None:
-    """Append to the conversation; the message's number comes from its session, so it has no gap."""
+def add_message(tx: Tx, session_id: str, new: NewMessage, *, remember: bool, ids: Ids) -> None:
+    """Append to the conversation; the message's number comes from its session, so it has no gap.
+
+    ``remember`` is what the agent's definition says; the session's own settings come before it.
+    """
     rows = tx.execute(
         "UPDATE sessions SET last_n = last_n + 1, messages = messages + 1, updated_us = ? "
-        "WHERE session_id = ? RETURNING last_n",
+        "WHERE session_id = ? RETURNING last_n, agent, settings",
         (tx.now_us, session_id),
     )
     if not rows:
@@ -152,24 +155,26 @@ def add_message(tx: Tx, session_id: str, new: NewMessage) -> None:
         "attachments, created_us) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
         row,
     )
-    data = types.SessionMessageData(message=message_view(row))
-    tx.emit(entry(f"session:{session_id}", "session.message", data))
+    message = message_view(row)
+    tx.emit(entry(f"session:{session_id}", "session.message", types.SessionMessageData(message=message)))
+    said = _settings.decode(rows[0][2]).memory
+    if said == "on" or (said in (None, UNSET) and remember):
+        turns.record(tx, rows[0][1], message, ids)
 
 
-def add_question(
-    tx: Tx, run: LiveRun, message_id: str, attachments: tuple[wire.Attachment, ...] = ()
-) -> None:
-    """What a run was asked becomes a turn of its conversation."""
+def add_question(tx: Tx, run: LiveRun, ids: Ids, attachments: tuple[wire.Attachment, ...] = ()) -> str:
+    """What a run was asked becomes a turn of its conversation; returns the message's id."""
     assert run.session_id is not None
     question = NewMessage(
-        message_id=message_id,
+        message_id=ids.new("msg"),
         role="user",
         author=run.actor,
         text=run.input.text,
         run_id=run.run_id,
         attachments=attachments,
     )
-    add_message(tx, run.session_id, question)
+    add_message(tx, run.session_id, question, remember=run.remember, ids=ids)
+    return question.message_id
 
 
 def end_of_run(tx: Tx, run: LiveRun, ids: Ids) -> None:
@@ -191,6 +196,8 @@ def end_of_run(tx: Tx, run: LiveRun, ids: Ids) -> None:
                 run_id=run.run_id,
                 model=run.model or None,
             ),
+            remember=run.remember,
+            ids=ids,
         )
     # A run that ends while it waits in line leaves the session to the one that is on.
     if tx.execute("SELECT 1 FROM sessions WHERE session_id = ? AND run_id = ?", (run.session_id, run.run_id)):
@@ -205,7 +212,7 @@ class Context:
     turns: tuple[wire.HistoryTurn, ...]
 
 
-def context(db: apsw.Connection, session_id: str, run_id: str) -> Context:
+def context(db: apsw.Connection, session_id: str, run_id: str, history_messages: int) -> Context:
     """Settings and the newest turns before this run: bounded by count and size, oldest first."""
     row = db.execute("SELECT settings FROM sessions WHERE session_id = ?", (session_id,)).fetchone()
     if row is None:
@@ -217,7 +224,7 @@ def context(db: apsw.Connection, session_id: str, run_id: str) -> Context:
         "SELECT m.role, m.text, m.attachments FROM messages m LEFT JOIN runs r ON r.run_id = m.run_id "
         "WHERE m.session_id = ? AND m.run_id IS NOT ? AND (r.status IS NULL OR r.ended_us IS NOT NULL) "
         "ORDER BY m.n DESC LIMIT ?",
-        (session_id, run_id, HISTORY_MESSAGES),
+        (session_id, run_id, history_messages),
     ):
         size += len(text) + len(attachments or b"")
         if size > HISTORY_BYTES and turns:

@@ -97,8 +97,7 @@ class Sessions:
                     "SELECT 1 FROM runs WHERE session_id = ? AND ended_us IS NULL", (params.session_id,)
                 ):
                     raise InvalidState("the session is busy with a run", state="running")
-                message_id = self._ids.new("msg")
-                rows.add_question(tx, run, message_id, params.attachments)
+                message_id = rows.add_question(tx, run, self._ids, params.attachments)
                 if not current.title:
                     self._title(tx, params.session_id, params.text)
                 self._runs.book.insert(tx, run)

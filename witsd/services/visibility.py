@@ -8,6 +8,7 @@ import apsw
 
 from witsd.journal.reading import is_exact, matches_any
 from witsd.services import run_rows, session_rows
+from witsd.services.memory.access import may_use
 from witsd.services.runs import Runs
 from witsd.supervise.supervisor import Supervisor
 from witsd.values.actor import Actor, Scope
@@ -26,10 +27,14 @@ def may_read(runs: Runs, actor: Actor, stream: str, db: apsw.Connection | None =
     if actor.agent is None:
         if stream == "audit":
             return Scope.ADMIN in actor.scopes
+        if stream.startswith("memory:"):
+            return Scope.MEMORY in actor.scopes
         return Scope.READ in actor.scopes
     kind, _, name = stream.partition(":")
     if kind in ("agent", "log"):
         return name == actor.agent
+    if kind == "memory":
+        return may_use(actor, name, lambda session_id: _agent_of(db, session_id))
     if kind == "run":
         run = runs.book.live.get(RunId(name))
         if run is not None:
@@ -42,6 +47,11 @@ def may_read(runs: Runs, actor: Actor, stream: str, db: apsw.Connection | None =
             return session is not None and session.agent == actor.agent
         return any(r.session_id == name and r.agent == actor.agent for r in list(runs.book.live.values()))
     return False
+
+
+def _agent_of(db: apsw.Connection | None, session_id: str) -> str | None:
+    session = None if db is None else session_rows.find(db, session_id)
+    return None if session is None else session.agent
 
 
 def snapshot(

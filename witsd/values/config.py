@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
 import attrs
 import msgspec
 from msgspec import Meta
 
 from witsd.values import toml_text
+from witsd.values.config_memory import RetentionConfig
 from witsd.values.config_models import ModelsConfig, ProviderConfig
 from witsd.values.wording import reword
 
+T = TypeVar("T")
 Count = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1024)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
@@ -82,6 +84,7 @@ class Settings:
     logs: Logs = Logs()
     daemon: Daemon = Daemon()
     models: ModelsConfig = ModelsConfig()
+    retention: tuple[RetentionConfig, ...] = ()
 
 
 class ConfigError(Exception):
@@ -107,7 +110,7 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
         if section not in (*kinds, "providers"):
             raise ConfigError(_at(file, text, section, f"unknown section [{section}]"))
     for section, kind in kinds.items():
-        if section == "models":
+        if section in ("models", "retention"):
             continue
         keys = get_type_hints(kind, include_extras=True)
         values: dict[str, Any] = {}
@@ -134,6 +137,7 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
                 origins[name] = "default"
         sections[section] = kind(**values)
     sections["models"], origins["models.default"] = _models(file, text, table, env, given_flags)
+    sections["retention"] = _named(file, text, table, "retention", "pattern", RetentionConfig)
     if given_flags:
         raise ConfigError(f"there is no setting {next(iter(given_flags))!r}: witsd config show lists them")
     variables = {f"WITSD_{name}".upper().replace(".", "_") for name in origins}
@@ -190,21 +194,27 @@ def _models(
         default, origin = section["default"], str(file)
         if not isinstance(default, str):
             raise ConfigError(_at(file, text, "models.default", "`models.default`: write the model's name as a string"))
-    providers = []
-    known = {field.name for field in attrs.fields(ProviderConfig)} - {"name"}
-    given = _table(file, text, table, "providers")
+    providers = _named(file, text, table, "providers", "name", ProviderConfig)
+    return ModelsConfig(default=default, providers=providers), origin
+
+
+def _named(file: Path, text: str, table: dict[str, Any], section: str, key: str, kind: type[T]) -> tuple[T, ...]:
+    """The tables ``[section.NAME]``, each as a ``kind`` whose field ``key`` is that name."""
+    found = []
+    known = {field.name for field in attrs.fields(cast(Any, kind))} - {key}
+    given = _table(file, text, table, section)
     for name in given:
-        where = f"providers.{name}"
-        values = _table(file, text, given, name, "providers.")
-        for key in values:
-            if key not in known:
-                raise ConfigError(_at(file, text, f"{where}.{key}", f"unknown key `{where}.{key}`"))
+        where = f"{section}.{name}"
+        values = _table(file, text, given, name, f"{section}.")
+        for field in values:
+            if field not in known:
+                raise ConfigError(_at(file, text, f"{where}.{field}", f"unknown key `{where}.{field}`"))
         try:
-            providers.append(msgspec.convert({**values, "name": name}, ProviderConfig))
+            found.append(msgspec.convert({**values, key: name}, kind))
         except (msgspec.ValidationError, ValueError) as error:
-            wrong = next((key for key in values if f"`{key}`" in str(error) or f"$.{key}" in str(error)), "")
+            wrong = next((field for field in values if f"`{field}`" in str(error) or f"$.{field}" in str(error)), "")
             raise ConfigError(_at(file, text, f"{where}.{wrong}", f"`{where}`: {_lower(error)}")) from None
-    return ModelsConfig(default=default, providers=tuple(providers)), origin
+    return tuple(found)
 
 
 def _table(file: Path, text: str, table: dict[str, Any], name: str, above: str = "") -> dict[str, Any]:

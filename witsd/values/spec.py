@@ -23,6 +23,8 @@ Positive = Annotated[int, Meta(ge=1)]
 Kind = Literal["native", "exec", "assistant"]
 Start = Literal["boot", "on_demand", "manual"]
 RestartPolicy = Literal["always", "on_failure", "never"]
+#: Who answers for a text, from least to most: found somewhere, said by a tool, by an agent, by a person.
+MemoryTrust = Literal["untrusted", "tool", "agent", "person"]
 
 
 class Skill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -109,12 +111,16 @@ class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Grants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Patterns (``*`` matches any run of characters). Nothing granted means nothing allowed."""
+    """Patterns (``*`` matches any run of characters). Nothing granted means nothing allowed.
+
+    ``memory_trust``: memories that are trusted less than this never reach the agent.
+    """
 
     tools: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     agents: tuple[str, ...] = ()
+    memory_trust: MemoryTrust = "untrusted"
 
 
 class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -132,6 +138,10 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     description: str = ""
     run_per_request: bool = False
     stream: bool = True
+    #: ``off``: what is said in its sessions is not remembered.
+    memory: Literal["on", "off"] = "on"
+    #: How many messages of a conversation it is given when it takes it up; the rest is for memory.
+    history_messages: Annotated[int, Meta(ge=0, le=1000)] = 200
     restart: Restart = Restart()
     ready: Ready = Ready()
     stop: Stop = Stop()

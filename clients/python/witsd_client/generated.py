@@ -112,8 +112,10 @@ if TYPE_CHECKING:
     RestartPolicy = Literal["always", "on_failure", "never"]
     ReadyWhen = Literal["started", "notify", "log", "tcp", "http"]
     HealthAction = Literal["restart", "report"]
+    MemoryTrust = Literal["untrusted", "tool", "agent", "person"]
     Kind = Literal["native", "exec", "assistant"]
     Start = Literal["boot", "on_demand", "manual"]
+    AgentSpecMemory = Literal["on", "off"]
     AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
     AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
     AgentHealth = Literal["ok", "hung", "unknown"]
@@ -121,7 +123,6 @@ if TYPE_CHECKING:
     MessageItemRole = Literal["user", "assistant", "system"]
     LogItemLevel = Literal["debug", "info", "warning", "error"]
     RunStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted"]
-    SessionSettingsMemory = Literal["on", "off"]
     SessionStatus = Literal["idle", "running", "waiting"]
     WhileRunning = Literal["enqueue", "interrupt", "reject"]
     MessageStatus = Literal["completed", "failed", "cancelled", "interrupted"]
@@ -129,6 +130,12 @@ if TYPE_CHECKING:
     ModelKind = Literal["chat", "embedding"]
     ChatMessageRole = Literal["system", "user", "assistant", "tool"]
     FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+    MemoryKind = Literal["turn", "fact", "preference", "summary", "document"]
+    MemoryMode = Literal["hybrid", "semantic", "keyword"]
+    MemoryInclude = Literal["superseded", "expired"]
+    MemoryListParamsInclude = Literal["duplicates"]
+    MemoryChangeChange = Literal["added", "updated", "superseded", "restored"]
+    MemoryModelState = Literal["current", "building"]
     Scope = Literal["read", "chat", "memory", "tools", "approve", "agents", "admin"]
     AgentAlertDataState = Literal["raised", "cleared"]
 else:
@@ -137,8 +144,10 @@ else:
     RestartPolicy = str
     ReadyWhen = str
     HealthAction = str
+    MemoryTrust = str
     Kind = str
     Start = str
+    AgentSpecMemory = str
     AlertName = str
     AgentState = str
     AgentHealth = str
@@ -146,7 +155,6 @@ else:
     MessageItemRole = str
     LogItemLevel = str
     RunStatus = str
-    SessionSettingsMemory = str
     SessionStatus = str
     WhileRunning = str
     MessageStatus = str
@@ -154,6 +162,12 @@ else:
     ModelKind = str
     ChatMessageRole = str
     FinishReason = str
+    MemoryKind = str
+    MemoryMode = str
+    MemoryInclude = str
+    MemoryListParamsInclude = str
+    MemoryChangeChange = str
+    MemoryModelState = str
     Scope = str
     AgentAlertDataState = str
 
@@ -340,12 +354,15 @@ class Alerts(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Grants(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Patterns (``*`` matches any run of characters). Nothing granted means nothing allowed."""
+    """Patterns (``*`` matches any run of characters). Nothing granted means nothing allowed.
+    ``memory_trust``: memories that are trusted less than this never reach the agent.
+    """
 
     tools: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     agents: tuple[str, ...] = ()
+    memory_trust: MemoryTrust = "untrusted"
 
 
 class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -363,6 +380,10 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str = ""
     run_per_request: bool = False
     stream: bool = True
+    #: ``off``: what is said in its sessions is not remembered.
+    memory: AgentSpecMemory = "on"
+    #: How many messages of a conversation it is given when it takes it up; the rest is for memory.
+    history_messages: int = 200
     restart: Restart = Restart()
     ready: Ready = Ready()
     stop: Stop = Stop()
@@ -702,7 +723,7 @@ class SessionSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None | UnsetType = UNSET
     system: str | None | UnsetType = UNSET
     stream: bool | None | UnsetType = UNSET
-    memory: SessionSettingsMemory | None | UnsetType = UNSET
+    memory: AgentSpecMemory | None | UnsetType = UNSET
     tools: tuple[str, ...] | None | UnsetType = UNSET
 
 
@@ -1011,6 +1032,380 @@ class ModelsEmbedResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str = ""
 
 
+class MemorySource(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a text comes from."""
+
+    tool: str | UnsetType = UNSET
+    file: str | UnsetType = UNSET
+    url: str | UnsetType = UNSET
+
+
+class MemoryAddParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``kind``: a turn where a session or speaker is given, else a fact. ``time``: when it was said,
+    now when absent. ``dedupe``: count a text that is there already instead of finding it twice; on
+    except for turns. ``trust`` is what the caller has at most. ``supersedes``: the records that are
+    no longer true; ``derived_from``: those it was made of, with which it goes. ``run_id``: the
+    caller's run, by which ``memory/revert`` finds it.
+    """
+
+    namespace: str
+    text: str
+    kind: MemoryKind | None = None
+    metadata: dict[str, Any] | None = None
+    speaker: str = ""
+    time: str | None = None
+    session_id: str | None = None
+    source: MemorySource | None = None
+    ttl_s: float | None = None
+    vector: tuple[float, ...] | None = None
+    dedupe: bool | None = None
+    trust: MemoryTrust | None = None
+    supersedes: tuple[str, ...] = ()
+    derived_from: tuple[str, ...] = ()
+    valid_from: str | None = None
+    valid_to: str | None = None
+    run_id: str | None = None
+    idempotency_key: str | None = None
+
+
+class MemoryAdded(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``deduplicated``: the text was there already, and ``memory_id`` is the record that has it."""
+
+    memory_id: str
+    deduplicated: bool
+
+
+class MemorySearchParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Without a namespace: all that the caller may read. ``vector`` is the query's, else it is
+    embedded here. ``filter``: ``{FIELD: {OP: VALUE}}`` with the operators eq, ne, in, gt, lt and
+    exists (``{FIELD: VALUE}`` is eq), or ``{"and": [...]}``, ``{"or": [...]}``, ``{"not": ...}``;
+    several fields must all fit. FIELD is kind, speaker, session_id, run_id, author, trust, time,
+    created_at, memory_id, source.tool, source.file, source.url, or ``metadata.KEY``.
+    """
+
+    query: str = ""
+    namespace: str | None = None
+    namespaces: tuple[str, ...] | None = None
+    limit: int = 10
+    mode: MemoryMode = "hybrid"
+    filter: dict[str, Any] | None = None
+    vector: tuple[float, ...] | None = None
+    min_score: float | None = None
+    include: tuple[MemoryInclude, ...] = ()
+    cursor: str | None = None
+
+
+class MemoryPassage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The part of a long record that was found: chunk ``n`` from 1, at character ``start``."""
+
+    n: int
+    start: int
+    heading: str = ""
+
+
+class MemoryHit(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A record that was found, and why: ``parts`` sum up to ``score``; ``matched`` are the words it
+    shares.
+    """
+
+    memory_id: str
+    namespace: str
+    kind: MemoryKind
+    #: The record's text, or of a long one the ``passage``.
+    text: str
+    score: float
+    parts: dict[str, float]
+    matched: tuple[str, ...]
+    metadata: dict[str, Any]
+    author: str
+    trust: MemoryTrust
+    time: str
+    created_at: str
+    speaker: str = ""
+    session_id: str | UnsetType = UNSET
+    run_id: str | UnsetType = UNSET
+    source: MemorySource | UnsetType = UNSET
+    duplicates: int = 0
+    valid_to: str | UnsetType = UNSET
+    superseded_by: str | UnsetType = UNSET
+    expires_at: str | UnsetType = UNSET
+    passage: MemoryPassage | UnsetType = UNSET
+
+
+class MemorySearchResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Best first. ``degraded`` says why meaning did not count where it was to."""
+
+    items: tuple[MemoryHit, ...]
+    next_cursor: str | UnsetType = UNSET
+    degraded: str | UnsetType = UNSET
+
+
+class MemoryContextParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a prompt should carry. With ``session_id``, what of it is in the prompt anyway is left out."""
+
+    query: str
+    max_tokens: int = 1000
+    session_id: str | None = None
+    namespaces: tuple[str, ...] | None = None
+    filter: dict[str, Any] | None = None
+
+
+class MemoryContextResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``text`` is to be put into the prompt as it is: its marks keep it from being remembered again.
+    ``tokens`` is an estimate, on the high side. ``items`` are the hits it was made of, in the order
+    of ``text``.
+    """
+
+    text: str
+    items: tuple[MemoryHit, ...]
+    tokens: int
+
+
+class MemoryIdParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    memory_id: str
+
+
+class Memory(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A record. ``metadata`` is the caller's own; what is absent was never said."""
+
+    memory_id: str
+    namespace: str
+    kind: MemoryKind
+    text: str
+    metadata: dict[str, Any]
+    #: Who wrote it down: an actor's label.
+    author: str
+    trust: MemoryTrust
+    #: When it was said.
+    time: str
+    created_at: str
+    updated_at: str
+    #: Counts its changes, from 1.
+    version: int
+    #: How often the same was said again.
+    duplicates: int
+    #: How often it was recalled into a prompt.
+    uses: int
+    speaker: str = ""
+    session_id: str | UnsetType = UNSET
+    run_id: str | UnsetType = UNSET
+    message_id: str | UnsetType = UNSET
+    source: MemorySource | UnsetType = UNSET
+    valid_from: str | UnsetType = UNSET
+    valid_to: str | UnsetType = UNSET
+    superseded_by: str | UnsetType = UNSET
+    expires_at: str | UnsetType = UNSET
+    #: The record that stands for this one: the same text.
+    duplicate_of: str | UnsetType = UNSET
+    #: An earlier record that says nearly the same.
+    near_of: str | UnsetType = UNSET
+    #: Into how many passages a long text was cut.
+    chunks: int | UnsetType = UNSET
+
+
+class MemoryUpdateParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is absent stays. ``ttl_s`` counts from now; null means for ever. ``metadata`` replaces the
+    old one whole.
+    """
+
+    memory_id: str
+    text: str | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    kind: MemoryKind | UnsetType = UNSET
+    ttl_s: float | None | UnsetType = UNSET
+    valid_to: str | None | UnsetType = UNSET
+    trust: MemoryTrust | UnsetType = UNSET
+    vector: tuple[float, ...] | None = None
+    run_id: str | None = None
+    #: The version the change is meant for: another one is a conflict.
+    version: int | None = None
+
+
+class MemoryDeleteParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``memory_id`` or ``memory_ids``. With what was derived from them; nothing of the text stays in
+    the database. ``redact``: the same text is blotted out of the sessions, runs and events that
+    have it, too.
+    """
+
+    memory_id: str | None = None
+    memory_ids: tuple[str, ...] = ()
+    redact: bool = True
+
+
+class MemoryDeleteResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``deleted``: the records that are gone. ``redacted``: in how many messages, items and events the
+    text stood.
+    """
+
+    deleted: tuple[str, ...]
+    redacted: int = 0
+
+
+class MemoryListParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Latest first. ``filter`` as in ``memory/search``."""
+
+    namespace: str | None = None
+    kind: MemoryKind | None = None
+    session_id: str | None = None
+    filter: dict[str, Any] | None = None
+    include: tuple[MemoryInclude | MemoryListParamsInclude, ...] = ()
+    cursor: str | None = None
+    limit: int = 100
+
+
+class MemoryPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    items: tuple[Memory, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+class MemoryChange(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One change of a record: ``before`` are the fields it changed, as they were."""
+
+    version: int
+    change: MemoryChangeChange
+    actor: str
+    time: str
+    run_id: str | UnsetType = UNSET
+    before: dict[str, Any] | UnsetType = UNSET
+
+
+class MemoryHistoryResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Oldest first."""
+
+    items: tuple[MemoryChange, ...]
+
+
+class MemoryClearParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All records of a namespace, or those of one of its sessions, or those said before a moment."""
+
+    namespace: str
+    session_id: str | None = None
+    before: str | None = None
+
+
+class MemoryClearResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    deleted: int
+
+
+class MemoryRevertParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    run_id: str
+
+
+class MemoryRevertResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``deleted``: what the run wrote and what derives from it. ``restored``: records it had changed
+    or closed.
+    """
+
+    deleted: tuple[str, ...]
+    restored: tuple[str, ...]
+
+
+class MemoryNamespacesParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    cursor: str | None = None
+    limit: int = 100
+
+
+class MemoryRetention(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What of a namespace is kept; 0 is no bound. The oldest go first."""
+
+    max_age_days: float = 0
+    max_records: int = 0
+    max_bytes: int = 0
+
+
+class MemoryNamespace(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    records: int
+    #: Of text.
+    bytes: int
+    created_at: str
+    retention: MemoryRetention
+
+
+class MemoryNamespacePage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    items: tuple[MemoryNamespace, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+class MemoryStatsParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Without a namespace: all that the caller may read."""
+
+    namespace: str | None = None
+
+
+class MemoryModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An embedding model whose vectors are stored."""
+
+    model: str
+    digest: str
+    dimensions: int
+    state: MemoryModelState
+    embedded: int
+
+
+class MemoryStats(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``to_embed``: passages found by their words only, so far."""
+
+    records: int
+    bytes: int
+    namespaces: int
+    kinds: dict[str, int]
+    duplicates: int
+    near_duplicates: int
+    superseded: int
+    expired: int
+    chunks: int
+    to_embed: int
+    embedder: str
+    models: tuple[MemoryModel, ...]
+
+
+class MemoryReindexParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``embedder``: the one to use from now on: hash, the name of an agent that embeds, or
+    PROVIDER/MODEL.
+    """
+
+    embedder: str | None = None
+
+
+class BlocksListParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    agent: str
+
+
+class Block(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A text that is always in its agent's prompt."""
+
+    agent: str
+    name: str
+    text: str
+    version: int
+    author: str
+    updated_at: str
+
+
+class BlockPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    items: tuple[Block, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+class BlocksGetParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``version``: an earlier one."""
+
+    agent: str
+    name: str
+    version: int | None = None
+
+
+class BlocksSetParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An empty ``text`` takes the block out of the prompt. ``version``: the one the change is meant for."""
+
+    agent: str
+    name: str
+    text: str
+    version: int | None = None
+    run_id: str | None = None
+
+
 class Ticket(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Good once, for ``expires_s`` seconds, at ``POST url``; never put it in a URL."""
 
@@ -1299,6 +1694,24 @@ class SessionTypingData(Struct, frozen=True, kw_only=True, omit_defaults=True):
     typing: bool
 
 
+class MemoryAddedData(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Also when a record has changed: ``version`` says so. The text is not here: what is deleted must
+    be gone.
+    """
+
+    memory_id: str
+    namespace: str
+    kind: str
+    version: int = 1
+    session_id: str | UnsetType = UNSET
+
+
+class MemoryDeletedData(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    memory_id: str
+    namespace: str
+    reason: str
+
+
 class AuditData(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who did what to what. ``code`` is the error's where the call was refused."""
 
@@ -1352,6 +1765,8 @@ EVENT_TYPES: dict[str, type[Struct]] = {
     "session.message": SessionMessageData,
     "session.status": SessionStatusData,
     "session.typing": SessionTypingData,
+    "memory.added": MemoryAddedData,
+    "memory.deleted": MemoryDeletedData,
     "audit.call": AuditData,
     "audit.refused": AuditData,
     "system.started": SystemData,
@@ -1899,6 +2314,281 @@ class ModelsApi:
         return await self._call("models/embed", params, ModelsEmbedResult)
 
 
+class MemoryApi:
+    """``memory/*``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def add(
+        self,
+        *,
+        namespace: str,
+        text: str,
+        kind: MemoryKind | None | UnsetType = UNSET,
+        metadata: dict[str, Any] | None | UnsetType = UNSET,
+        speaker: str | UnsetType = UNSET,
+        time: str | None | UnsetType = UNSET,
+        session_id: str | None | UnsetType = UNSET,
+        source: MemorySource | dict[str, Any] | None | UnsetType = UNSET,
+        ttl_s: float | None | UnsetType = UNSET,
+        vector: Sequence[float] | None | UnsetType = UNSET,
+        dedupe: bool | None | UnsetType = UNSET,
+        trust: MemoryTrust | None | UnsetType = UNSET,
+        supersedes: Sequence[str] | UnsetType = UNSET,
+        derived_from: Sequence[str] | UnsetType = UNSET,
+        valid_from: str | None | UnsetType = UNSET,
+        valid_to: str | None | UnsetType = UNSET,
+        run_id: str | None | UnsetType = UNSET,
+        idempotency_key: str | None | UnsetType = UNSET,
+    ) -> MemoryAdded:
+        """Remember a text; found by its words at once, by its meaning soon after."""
+        params = _given(
+            namespace=namespace,
+            text=text,
+            kind=kind,
+            metadata=metadata,
+            speaker=speaker,
+            time=time,
+            session_id=session_id,
+            source=source,
+            ttl_s=ttl_s,
+            vector=vector,
+            dedupe=dedupe,
+            trust=trust,
+            supersedes=supersedes,
+            derived_from=derived_from,
+            valid_from=valid_from,
+            valid_to=valid_to,
+            run_id=run_id,
+            idempotency_key=idempotency_key,
+        )
+        return await self._call("memory/add", params, MemoryAdded)
+
+    async def search(
+        self,
+        *,
+        query: str | UnsetType = UNSET,
+        namespace: str | None | UnsetType = UNSET,
+        namespaces: Sequence[str] | None | UnsetType = UNSET,
+        limit: int | UnsetType = UNSET,
+        mode: MemoryMode | UnsetType = UNSET,
+        filter: dict[str, Any] | None | UnsetType = UNSET,
+        vector: Sequence[float] | None | UnsetType = UNSET,
+        min_score: float | None | UnsetType = UNSET,
+        include: Sequence[MemoryInclude] | UnsetType = UNSET,
+        cursor: str | None | UnsetType = UNSET,
+    ) -> MemorySearchResult:
+        """Find by words and by meaning; each hit says why."""
+        params = _given(
+            query=query,
+            namespace=namespace,
+            namespaces=namespaces,
+            limit=limit,
+            mode=mode,
+            filter=filter,
+            vector=vector,
+            min_score=min_score,
+            include=include,
+            cursor=cursor,
+        )
+        return await self._call("memory/search", params, MemorySearchResult)
+
+    async def context(
+        self,
+        *,
+        query: str,
+        max_tokens: int | UnsetType = UNSET,
+        session_id: str | None | UnsetType = UNSET,
+        namespaces: Sequence[str] | None | UnsetType = UNSET,
+        filter: dict[str, Any] | None | UnsetType = UNSET,
+    ) -> MemoryContextResult:
+        """What a prompt should carry, within so many tokens."""
+        params = _given(
+            query=query,
+            max_tokens=max_tokens,
+            session_id=session_id,
+            namespaces=namespaces,
+            filter=filter,
+        )
+        return await self._call("memory/context", params, MemoryContextResult)
+
+    async def get(
+        self,
+        *,
+        memory_id: str,
+    ) -> Memory:
+        """One record."""
+        return await self._call("memory/get", _given(memory_id=memory_id), Memory)
+
+    async def update(
+        self,
+        *,
+        memory_id: str,
+        text: str | UnsetType = UNSET,
+        metadata: dict[str, Any] | UnsetType = UNSET,
+        kind: MemoryKind | UnsetType = UNSET,
+        ttl_s: float | None | UnsetType = UNSET,
+        valid_to: str | None | UnsetType = UNSET,
+        trust: MemoryTrust | UnsetType = UNSET,
+        vector: Sequence[float] | None | UnsetType = UNSET,
+        run_id: str | None | UnsetType = UNSET,
+        version: int | None | UnsetType = UNSET,
+    ) -> Memory:
+        """Change a record; what it was goes into its history."""
+        params = _given(
+            memory_id=memory_id,
+            text=text,
+            metadata=metadata,
+            kind=kind,
+            ttl_s=ttl_s,
+            valid_to=valid_to,
+            trust=trust,
+            vector=vector,
+            run_id=run_id,
+            version=version,
+        )
+        return await self._call("memory/update", params, Memory)
+
+    async def delete(
+        self,
+        *,
+        memory_id: str | None | UnsetType = UNSET,
+        memory_ids: Sequence[str] | UnsetType = UNSET,
+        redact: bool | UnsetType = UNSET,
+    ) -> MemoryDeleteResult:
+        """Delete records and every trace of their text."""
+        params = _given(
+            memory_id=memory_id,
+            memory_ids=memory_ids,
+            redact=redact,
+        )
+        return await self._call("memory/delete", params, MemoryDeleteResult)
+
+    async def list(
+        self,
+        *,
+        namespace: str | None | UnsetType = UNSET,
+        kind: MemoryKind | None | UnsetType = UNSET,
+        session_id: str | None | UnsetType = UNSET,
+        filter: dict[str, Any] | None | UnsetType = UNSET,
+        include: Sequence[MemoryInclude | MemoryListParamsInclude] | UnsetType = UNSET,
+        cursor: str | None | UnsetType = UNSET,
+        limit: int | UnsetType = UNSET,
+    ) -> MemoryPage:
+        """Records, latest first."""
+        params = _given(
+            namespace=namespace,
+            kind=kind,
+            session_id=session_id,
+            filter=filter,
+            include=include,
+            cursor=cursor,
+            limit=limit,
+        )
+        return await self._call("memory/list", params, MemoryPage)
+
+    async def history(
+        self,
+        *,
+        memory_id: str,
+    ) -> MemoryHistoryResult:
+        """How a record has changed."""
+        return await self._call("memory/history", _given(memory_id=memory_id), MemoryHistoryResult)
+
+    async def clear(
+        self,
+        *,
+        namespace: str,
+        session_id: str | None | UnsetType = UNSET,
+        before: str | None | UnsetType = UNSET,
+    ) -> MemoryClearResult:
+        """Delete the records of a namespace, or of one of its sessions."""
+        params = _given(
+            namespace=namespace,
+            session_id=session_id,
+            before=before,
+        )
+        return await self._call("memory/clear", params, MemoryClearResult)
+
+    async def revert(
+        self,
+        *,
+        run_id: str,
+    ) -> MemoryRevertResult:
+        """Take back what a run wrote, and what derives from it."""
+        return await self._call("memory/revert", _given(run_id=run_id), MemoryRevertResult)
+
+    async def namespaces(
+        self,
+        *,
+        cursor: str | None | UnsetType = UNSET,
+        limit: int | UnsetType = UNSET,
+    ) -> MemoryNamespacePage:
+        """The namespaces the caller may use."""
+        return await self._call("memory/namespaces", _given(cursor=cursor, limit=limit), MemoryNamespacePage)
+
+    async def stats(
+        self,
+        *,
+        namespace: str | None | UnsetType = UNSET,
+    ) -> MemoryStats:
+        """How much there is, and how far its embedding is."""
+        return await self._call("memory/stats", _given(namespace=namespace), MemoryStats)
+
+    async def reindex(
+        self,
+        *,
+        embedder: str | None | UnsetType = UNSET,
+    ) -> MemoryStats:
+        """Use another embedder; embeds again in the background."""
+        return await self._call("memory/reindex", _given(embedder=embedder), MemoryStats)
+
+
+class BlocksApi:
+    """``blocks/*``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def list(
+        self,
+        *,
+        agent: str,
+    ) -> BlockPage:
+        """The texts that are always in an agent's prompt."""
+        return await self._call("blocks/list", _given(agent=agent), BlockPage)
+
+    async def get(
+        self,
+        *,
+        agent: str,
+        name: str,
+        version: int | None | UnsetType = UNSET,
+    ) -> Block:
+        """One of them, or an earlier version of it."""
+        return await self._call("blocks/get", _given(agent=agent, name=name, version=version), Block)
+
+    async def set(
+        self,
+        *,
+        agent: str,
+        name: str,
+        text: str,
+        version: int | None | UnsetType = UNSET,
+        run_id: str | None | UnsetType = UNSET,
+    ) -> Block:
+        """Write one of them; the versions before it are kept."""
+        params = _given(
+            agent=agent,
+            name=name,
+            text=text,
+            version=version,
+            run_id=run_id,
+        )
+        return await self._call("blocks/set", params, Block)
+
+
 class AuthApi:
     """``auth/*``."""
 
@@ -1965,6 +2655,8 @@ class Api:
         self.sessions = SessionsApi(call)
         self.events = EventsApi(call)
         self.models = ModelsApi(call)
+        self.memory = MemoryApi(call)
+        self.blocks = BlocksApi(call)
         self.auth = AuthApi(call)
         self.tokens = TokensApi(call)
 

@@ -144,6 +144,24 @@ class SessionTypingData:
 
 
 @attrs.frozen(kw_only=True)
+class MemoryAddedData:
+    """Also when a record has changed: ``version`` says so. The text is not here: what is deleted must be gone."""
+
+    memory_id: str
+    namespace: str
+    kind: str
+    version: int = 1
+    session_id: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class MemoryDeletedData:
+    memory_id: str
+    namespace: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
 class AuditData:
     """Who did what to what. ``code`` is the error's where the call was refused."""
 
@@ -184,6 +202,8 @@ EVENT_TYPES: dict[str, type] = {
     "session.message": SessionMessageData,
     "session.status": SessionStatusData,
     "session.typing": SessionTypingData,
+    "memory.added": MemoryAddedData,
+    "memory.deleted": MemoryDeletedData,
     "audit.call": AuditData,
     "audit.refused": AuditData,
     "system.started": SystemData,

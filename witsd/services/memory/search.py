@@ -1,0 +1,232 @@
+"""Search: candidates by words and by meaning from one moment of the database, blended, each with its reasons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+import attrs
+import msgspec
+
+from witsd.services.memory import records, vectors
+from witsd.services.memory.filters import Condition
+from witsd.services.memory.index import word_of
+from witsd.services.memory.ranking import Candidate, Mode, Scored, blend
+from witsd.services.memory.words import WEIGHTS, match
+from witsd.values.wire import memory as wire
+from witsd.values.wire.common import UNSET, UnsetType
+
+#: Candidates taken from each of the two sides; more for pages further on.
+CANDIDATES = 200
+MOST_CANDIDATES = 2000
+#: Namespaces that are asked one by one for what is near; of more, all are asked at once.
+_ONE_BY_ONE = 32
+#: A filter that leaves so many records is put to the vectors as a list.
+_LISTED = 20_000
+
+_BM25 = f"bm25(memory_fts, 0.0, {WEIGHTS[0]}, {WEIGHTS[1]})"
+_OPEN, _CLOSE = "\x02", "\x03"
+_MARKED = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
+_encode = msgspec.json.Encoder().encode
+
+
+@attrs.frozen(kw_only=True)
+class Question:
+    """What is searched for. ``namespace_ids`` None: everywhere. ``vector`` is packed as stored, None where there is
+    none; ``among`` the generation it belongs to."""
+
+    query: str
+    mode: Mode
+    namespace_ids: Sequence[int] | None
+    live: Condition
+    filter: Condition | None
+    vector: bytes | None
+    among: vectors.Generation | None
+    offset: int
+    limit: int
+    min_score: float | None
+
+
+@attrs.frozen
+class Found:
+    """A page of hits with the numbers of their rows, and whether there may be more."""
+
+    hits: tuple[wire.MemoryHit, ...]
+    rowids: tuple[int, ...]
+    more: bool
+
+
+def search(db: apsw.Connection, q: Question) -> Found:
+    """The page of ``q``, best first."""
+    ranked = rank(db, q)
+    if q.min_score is not None:
+        ranked = [one for one in ranked if one.score >= q.min_score]
+    page = ranked[q.offset : q.offset + q.limit]
+    return Found(hits(db, q, page), tuple(one.rowid for one in page), len(ranked) > q.offset + q.limit)
+
+
+def rank(db: apsw.Connection, q: Question) -> list[Scored]:
+    """Every candidate of ``q``, best first."""
+    if q.namespace_ids is not None and not q.namespace_ids:
+        return []
+    k = min(max(CANDIDATES, 2 * (q.offset + q.limit)), MOST_CANDIDATES)
+    expression = _expression(q) if q.mode != "semantic" else None
+    by_words = _by_words(db, q, expression, k) if expression else {}
+    by_meaning = dict(_by_meaning(db, q, k)) if q.mode != "keyword" else {}
+    missing = [rowid for rowid in by_meaning if rowid not in by_words]
+    about = {rowid: values[1:] for rowid, values in by_words.items()} | _about(db, q, missing)
+    candidates = [
+        Candidate(
+            rowid=rowid,
+            bm25=by_words[rowid][0] if rowid in by_words else None,
+            cosine=by_meaning.get(rowid),
+            session_id=session_id or "",
+            speaker=speaker,
+            time_us=time_us,
+        )
+        for rowid, (session_id, speaker, time_us) in about.items()
+    ]
+    return blend(candidates, q.query, mode=q.mode)
+
+
+def _expression(q: Question) -> str | None:
+    """The question for the text index, within its namespaces."""
+    words = match(q.query)
+    if words is None:
+        return None
+    if q.namespace_ids is None:
+        return f"{{own around}} : ({words})"
+    spaces = " OR ".join(f'"{word_of(n)}"' for n in q.namespace_ids)
+    return f"ns : ({spaces}) AND {{own around}} : ({words})"
+
+
+def _by_words(
+    db: apsw.Connection, q: Question, expression: str, k: int
+) -> dict[int, tuple[float, str | None, str, int]]:
+    """rowid -> (bm25, session, speaker, time) of the best ``k``."""
+    sql = "SELECT m.id, f.score, m.session_id, m.speaker, m.time_us FROM {found} f JOIN memories m ON m.id = f.rowid"
+    where = f"WHERE {q.live.sql}"
+    values: tuple[Any, ...] = q.live.values
+    if q.filter is not None:
+        where += f" AND {q.filter.sql}"
+        values += q.filter.values
+    if q.filter is None:
+        # Most often nearly all that is found may be shown: look at the best alone.
+        best = f"(SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ? ORDER BY score LIMIT ?)"
+        rows: list[Any] = db.execute(f"{sql.format(found=best)} {where}", (expression, k, *values)).fetchall()
+        if len(rows) >= k // 2:
+            return {row[0]: row[1:] for row in rows}
+    every = f"(SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ?)"
+    found: list[Any] = db.execute(
+        f"{sql.format(found=every)} {where} ORDER BY f.score LIMIT ?", (expression, *values, k)
+    ).fetchall()
+    return {row[0]: row[1:] for row in found}
+
+
+def _by_meaning(db: apsw.Connection, q: Question, k: int) -> list[tuple[int, float]]:
+    """``(rowid, cosine)`` of the nearest; what may not be shown is left out afterwards, by ``_about``."""
+    if q.vector is None or q.among is None:
+        return []
+    spaces = q.namespace_ids
+    only = None
+    if q.filter is not None:
+        only = _listed(db, q)
+        if only == "[]":
+            return []
+    if spaces is not None and len(spaces) > _ONE_BY_ONE:
+        only = only or _listed(db, q)
+        spaces = None
+    return vectors.nearest(db, q.among, q.vector, k, namespace_ids=spaces, only=only)
+
+
+def _listed(db: apsw.Connection, q: Question) -> str | None:
+    """The records that may be shown, as a JSON array; None where they are too many to be listed."""
+    where, values = [q.live.sql], q.live.values
+    if q.filter is not None:
+        where.append(q.filter.sql)
+        values += q.filter.values
+    if q.namespace_ids is not None:
+        where.append("m.namespace_id IN (SELECT value FROM json_each(?))")
+        values += (_encode(list(q.namespace_ids)).decode(),)
+    rows = db.execute(f"SELECT m.id FROM memories m WHERE {' AND '.join(where)} LIMIT ?", (*values, _LISTED + 1))
+    ids = [rowid for (rowid,) in rows]
+    return None if len(ids) > _LISTED else _encode(ids).decode()
+
+
+def _about(db: apsw.Connection, q: Question, rowids: Sequence[int]) -> dict[int, tuple[str | None, str, int]]:
+    """rowid -> (session, speaker, time) of those that may be shown."""
+    if not rowids:
+        return {}
+    where, values = [q.live.sql], q.live.values
+    if q.filter is not None:
+        where.append(q.filter.sql)
+        values += q.filter.values
+    if q.namespace_ids is not None:
+        where.append("m.namespace_id IN (SELECT value FROM json_each(?))")
+        values += (_encode(list(q.namespace_ids)).decode(),)
+    rows = db.execute(
+        "SELECT m.id, m.session_id, m.speaker, m.time_us FROM memories m "
+        f"WHERE m.id IN (SELECT value FROM json_each(?)) AND {' AND '.join(where)}",
+        (_encode(list(rowids)).decode(), *values),
+    )
+    return {row[0]: row[1:] for row in rows}
+
+
+# ---- what is shown of them -------------------------------------------------------------------------------
+
+
+def hits(db: apsw.Connection, q: Question, page: Sequence[Scored]) -> tuple[wire.MemoryHit, ...]:
+    """The records behind ``page``, in its order."""
+    rows = records.by_ids(db, [one.rowid for one in page])
+    wholes = records.by_ids(db, {r.part_of for r in rows.values() if r.part_of is not None})
+    expression = _expression(q) if q.mode != "semantic" else None
+    found = []
+    for one in page:
+        r = rows[one.rowid]
+        whole = r if r.part_of is None else wholes[r.part_of]
+        assert whole.memory_id is not None
+        passage: wire.MemoryPassage | UnsetType = UNSET
+        if r.part_of is not None:
+            passage = wire.MemoryPassage(n=(r.place or 0) + 1, start=r.starts or 0, heading=r.heading or "")
+        found.append(
+            wire.MemoryHit(
+                memory_id=whole.memory_id,
+                namespace=r.namespace,
+                kind=r.kind,
+                text=r.text,
+                score=one.score,
+                parts=dict(one.parts),
+                matched=_matched(db, expression, one.rowid) if expression and "words" in one.parts else (),
+                metadata=records.metadata_of(whole),
+                author=whole.author,
+                trust=records.trust_of(whole),
+                time=records.moment(r.time_us) or "",
+                created_at=records.moment(r.created_us) or "",
+                speaker=r.speaker,
+                session_id=r.session_id or UNSET,
+                run_id=r.run_id or UNSET,
+                source=records.source_of(whole),
+                duplicates=whole.duplicates,
+                valid_to=records.moment(whole.valid_to_us),
+                superseded_by=whole.superseded_by or UNSET,
+                expires_at=records.moment(whole.expires_us),
+                passage=passage,
+            )
+        )
+    return tuple(found)
+
+
+def _matched(db: apsw.Connection, expression: str, rowid: int) -> tuple[str, ...]:
+    """The words of a record that the question has, too, as the index sees them; of its neighbours with ``~``."""
+    row = db.execute(
+        "SELECT highlight(memory_fts, 1, ?, ?), highlight(memory_fts, 2, ?, ?) FROM memory_fts "
+        "WHERE memory_fts MATCH ? AND rowid = ?",
+        (_OPEN, _CLOSE, _OPEN, _CLOSE, expression, rowid),
+    ).fetchone()
+    if row is None:
+        return ()
+    own = dict.fromkeys(_MARKED.findall(row[0]))
+    around = (word for word in dict.fromkeys(_MARKED.findall(row[1])) if word not in own)
+    return (*own, *(f"~{word}" for word in around))

@@ -1,0 +1,167 @@
+"""Vectors: one table for each generation of one embedding model, so that two models are never mixed.
+
+A vector has length 1 and is stored as int8, each number times 127; the L2 distance ``d`` of two of them makes their
+cosine, ``1 - d² / (2 * 127²)``.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import apsw
+import attrs
+
+from witsd.journal.journal import Tx
+from witsd.values.errors import InvalidParams
+
+_SCALE = 127
+#: Rows of a chunk of vec0: its default of 1024 wastes ten times as much with small namespaces.
+_CHUNK_ROWS = 128
+#: vec0 takes no larger k.
+MAX_K = 4096
+
+
+@attrs.frozen
+class Generation:
+    """One embedding model with one digest. ``embedder`` finds it again."""
+
+    number: int
+    embedder: str
+    model: str
+    digest: str
+    dimensions: int
+    state: str
+
+    @property
+    def table(self) -> str:
+        return f"memory_vectors_{self.number}"
+
+
+def generations(db: apsw.Connection) -> list[Generation]:
+    """Those with vectors: the one that is searched, and the one being filled to take over."""
+    return [
+        Generation(*values)
+        for values in db.execute(
+            "SELECT generation, embedder, model, digest, dimensions, state FROM memory_generations "
+            "WHERE state <> 'retired' ORDER BY generation"
+        )
+    ]
+
+
+def generations_tx(tx: Tx) -> list[Generation]:
+    return [
+        Generation(*values)
+        for values in tx.execute(
+            "SELECT generation, embedder, model, digest, dimensions, state FROM memory_generations "
+            "WHERE state <> 'retired' ORDER BY generation"
+        )
+    ]
+
+
+def current(found: Iterable[Generation]) -> Generation | None:
+    return next((g for g in found if g.state == "current"), None)
+
+
+def begin(tx: Tx, embedder: str, model: str, digest: str, dimensions: int) -> Generation:
+    """The generation of this model, made where it is not there yet.
+
+    The first is searched at once. A later one is filled first (``finish``); one that was being filled for yet another
+    model is given up.
+    """
+    found = generations_tx(tx)
+    newest = found[-1] if found else None
+    if newest is not None and (newest.model, newest.digest, newest.dimensions) == (model, digest, dimensions):
+        if newest.embedder != embedder:
+            tx.execute(
+                "UPDATE memory_generations SET embedder = ? WHERE generation = ?", (embedder, newest.number)
+            )
+        return attrs.evolve(newest, embedder=embedder)
+    for unfinished in found:
+        if unfinished.state == "building":
+            _retire(tx, unfinished)
+    state = "building" if current(found) else "current"
+    number = int(tx.execute("SELECT COALESCE(max(generation), 0) + 1 FROM memory_generations")[0][0])
+    made = Generation(number, embedder, model, digest, dimensions, state)
+    tx.execute(
+        "INSERT INTO memory_generations VALUES (?,?,?,?,?,?,?)",
+        (number, embedder, model, digest, dimensions, state, tx.now_us),
+    )
+    tx.execute(
+        f"CREATE VIRTUAL TABLE {made.table} USING vec0("
+        f"namespace INTEGER PARTITION KEY, embedding int8[{dimensions}], chunk_size={_CHUNK_ROWS})"
+    )
+    return made
+
+
+def finish(tx: Tx, building: Generation) -> None:
+    """Search this one from now on; what the earlier one had goes."""
+    for old in generations_tx(tx):
+        if old.state == "current":
+            _retire(tx, old)
+    tx.execute("UPDATE memory_generations SET state = 'current' WHERE generation = ?", (building.number,))
+
+
+def _retire(tx: Tx, old: Generation) -> None:
+    tx.execute("UPDATE memory_generations SET state = 'retired' WHERE generation = ?", (old.number,))
+    tx.execute(f"DROP TABLE {old.table}")
+
+
+def put(tx: Tx, into: Generation, rowid: int, namespace_id: int, packed: bytes) -> None:
+    """Store a record's vector in place of the one it had: vec0 knows no REPLACE."""
+    tx.execute(f"DELETE FROM {into.table} WHERE rowid = ?", (rowid,))
+    tx.execute(
+        f"INSERT INTO {into.table}(rowid, namespace, embedding) VALUES (?, ?, vec_int8(?))",
+        (rowid, namespace_id, packed),
+    )
+    tx.execute("UPDATE memories SET embedded = ? WHERE id = ?", (into.number, rowid))
+
+
+def remove(tx: Tx, rowid: int) -> None:
+    """Delete a record's vectors."""
+    for generation in generations_tx(tx):
+        tx.execute(f"DELETE FROM {generation.table} WHERE rowid = ?", (rowid,))
+
+
+def pack(vector: Sequence[float], dimensions: int, path: str = "params.vector") -> bytes:
+    """A vector of any length as stored. Raises ``InvalidParams`` for one of another size or with what is no number."""
+    if len(vector) != dimensions:
+        raise InvalidParams(
+            f"{path} has {len(vector)} numbers, and the model in use has {dimensions}: see memory/stats", path=path
+        )
+    length = math.hypot(*vector)
+    if not math.isfinite(length) or length == 0:
+        raise InvalidParams(f"{path} holds what is no number, or is nothing but zeros", path=path)
+    factor = _SCALE / length
+    return array("b", [round(value * factor) for value in vector]).tobytes()
+
+
+def nearest(
+    db: apsw.Connection,
+    among: Generation,
+    packed: bytes,
+    k: int,
+    *,
+    namespace_ids: Sequence[int] | None,
+    only: str | None = None,
+) -> list[tuple[int, float]]:
+    """``(rowid, cosine)`` of the nearest, best first. ``only``: a JSON array of the rowids that count.
+
+    ``namespace_ids`` None is all of them.
+    """
+    k = min(k, MAX_K)
+    where, values = "embedding MATCH vec_int8(?) AND k = ?", [packed, k]
+    if only is not None:
+        where += " AND rowid IN (SELECT value FROM json_each(?))"
+        values.append(only)
+    found: list[Any] = []
+    sql = f"SELECT rowid, distance FROM {among.table} WHERE {where}"
+    if namespace_ids is None:
+        found = db.execute(sql, values).fetchall()
+    else:
+        for namespace_id in namespace_ids:
+            found += db.execute(f"{sql} AND namespace = ?", (*values, namespace_id)).fetchall()
+    found.sort(key=lambda one: one[1])
+    return [(rowid, 1 - distance * distance / (2 * _SCALE * _SCALE)) for rowid, distance in found[:k]]

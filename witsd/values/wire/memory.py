@@ -1,0 +1,421 @@
+"""``memory/*`` and ``blocks/*``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import attrs
+from msgspec import Meta
+
+from witsd.values.spec import MemoryTrust
+from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
+
+#: ``agent:<name>``, ``session:<id>``, ``execution:<id>``, ``shared``, or any other name of this form.
+Namespace = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@:/+-]{0,199}$")]
+MemoryKind = Literal["turn", "fact", "preference", "summary", "document"]
+MemoryMode = Literal["hybrid", "semantic", "keyword"]
+MemoryInclude = Literal["superseded", "expired"]
+Vector = Annotated[tuple[float, ...], Meta(min_length=1, max_length=8192)]
+MemoryIds = Annotated[tuple[str, ...], Meta(max_length=1000)]
+Short = Annotated[str, Meta(max_length=200)]
+Seconds = Annotated[float, Meta(gt=0, le=3_153_600_000)]
+
+
+@attrs.frozen(kw_only=True)
+class MemorySource:
+    """Where a text comes from."""
+
+    tool: Short | UnsetType = UNSET
+    file: Annotated[str, Meta(max_length=4096)] | UnsetType = UNSET
+    url: Annotated[str, Meta(max_length=4096)] | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class MemoryAddParams:
+    """``kind``: a turn where a session or speaker is given, else a fact. ``time``: when it was said, now when absent.
+
+    ``dedupe``: count a text that is there already instead of finding it twice; on except for turns. ``trust`` is what
+    the caller has at most. ``supersedes``: the records that are no longer true; ``derived_from``: those it was made
+    of, with which it goes. ``run_id``: the caller's run, by which ``memory/revert`` finds it.
+    """
+
+    namespace: Namespace
+    text: str
+    kind: MemoryKind | None = None
+    metadata: dict[str, Any] | None = None
+    speaker: Short = ""
+    time: Timestamp | None = None
+    session_id: Short | None = None
+    source: MemorySource | None = None
+    ttl_s: Seconds | None = None
+    vector: Vector | None = None
+    dedupe: bool | None = None
+    trust: MemoryTrust | None = None
+    supersedes: MemoryIds = ()
+    derived_from: MemoryIds = ()
+    valid_from: Timestamp | None = None
+    valid_to: Timestamp | None = None
+    run_id: Short | None = None
+    idempotency_key: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryAdded:
+    """``deduplicated``: the text was there already, and ``memory_id`` is the record that has it."""
+
+    memory_id: str
+    deduplicated: bool
+
+
+@attrs.frozen(kw_only=True)
+class Memory:
+    """A record. ``metadata`` is the caller's own; what is absent was never said."""
+
+    memory_id: str
+    namespace: str
+    kind: MemoryKind
+    text: str
+    metadata: dict[str, Any]
+    #: Who wrote it down: an actor's label.
+    author: str
+    trust: MemoryTrust
+    #: When it was said.
+    time: Timestamp
+    created_at: Timestamp
+    updated_at: Timestamp
+    #: Counts its changes, from 1.
+    version: int
+    #: How often the same was said again.
+    duplicates: int
+    #: How often it was recalled into a prompt.
+    uses: int
+    speaker: str = ""
+    session_id: str | UnsetType = UNSET
+    run_id: str | UnsetType = UNSET
+    message_id: str | UnsetType = UNSET
+    source: MemorySource | UnsetType = UNSET
+    valid_from: Timestamp | UnsetType = UNSET
+    valid_to: Timestamp | UnsetType = UNSET
+    superseded_by: str | UnsetType = UNSET
+    expires_at: Timestamp | UnsetType = UNSET
+    #: The record that stands for this one: the same text.
+    duplicate_of: str | UnsetType = UNSET
+    #: An earlier record that says nearly the same.
+    near_of: str | UnsetType = UNSET
+    #: Into how many passages a long text was cut.
+    chunks: int | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class MemorySearchParams:
+    """Without a namespace: all that the caller may read. ``vector`` is the query's, else it is embedded here.
+
+    ``filter``: ``{FIELD: {OP: VALUE}}`` with the operators eq, ne, in, gt, lt and exists (``{FIELD: VALUE}`` is eq), or
+    ``{"and": [...]}``, ``{"or": [...]}``, ``{"not": ...}``; several fields must all fit. FIELD is kind, speaker,
+    session_id, run_id, author, trust, time, created_at, memory_id, source.tool, source.file, source.url, or
+    ``metadata.KEY``.
+    """
+
+    query: str = ""
+    namespace: Namespace | None = None
+    namespaces: Annotated[tuple[Namespace, ...], Meta(max_length=1000)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=200)] = 10
+    mode: MemoryMode = "hybrid"
+    filter: dict[str, Any] | None = None
+    vector: Vector | None = None
+    min_score: float | None = None
+    include: tuple[MemoryInclude, ...] = ()
+    cursor: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryPassage:
+    """The part of a long record that was found: chunk ``n`` from 1, at character ``start``."""
+
+    n: int
+    start: int
+    heading: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class MemoryHit:
+    """A record that was found, and why: ``parts`` sum up to ``score``; ``matched`` are the words it shares."""
+
+    memory_id: str
+    namespace: str
+    kind: MemoryKind
+    #: The record's text, or of a long one the ``passage``.
+    text: str
+    score: float
+    parts: dict[str, float]
+    matched: tuple[str, ...]
+    metadata: dict[str, Any]
+    author: str
+    trust: MemoryTrust
+    time: Timestamp
+    created_at: Timestamp
+    speaker: str = ""
+    session_id: str | UnsetType = UNSET
+    run_id: str | UnsetType = UNSET
+    source: MemorySource | UnsetType = UNSET
+    duplicates: int = 0
+    valid_to: Timestamp | UnsetType = UNSET
+    superseded_by: str | UnsetType = UNSET
+    expires_at: Timestamp | UnsetType = UNSET
+    passage: MemoryPassage | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class MemorySearchResult:
+    """Best first. ``degraded`` says why meaning did not count where it was to."""
+
+    items: tuple[MemoryHit, ...]
+    next_cursor: str | UnsetType = UNSET
+    degraded: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class MemoryContextParams:
+    """What a prompt should carry. With ``session_id``, what of it is in the prompt anyway is left out."""
+
+    query: str
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    session_id: Short | None = None
+    namespaces: Annotated[tuple[Namespace, ...], Meta(max_length=1000)] | None = None
+    filter: dict[str, Any] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryContextResult:
+    """``text`` is to be put into the prompt as it is: its marks keep it from being remembered again.
+
+    ``tokens`` is an estimate, on the high side. ``items`` are the hits it was made of, in the order of ``text``.
+    """
+
+    text: str
+    items: tuple[MemoryHit, ...]
+    tokens: int
+
+
+@attrs.frozen(kw_only=True)
+class MemoryIdParams:
+    memory_id: str
+
+
+@attrs.frozen(kw_only=True)
+class MemoryUpdateParams:
+    """What is absent stays. ``ttl_s`` counts from now; null means for ever. ``metadata`` replaces the old one whole."""
+
+    memory_id: str
+    text: str | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    kind: MemoryKind | UnsetType = UNSET
+    ttl_s: Seconds | None | UnsetType = UNSET
+    valid_to: Timestamp | None | UnsetType = UNSET
+    trust: MemoryTrust | UnsetType = UNSET
+    vector: Vector | None = None
+    run_id: Short | None = None
+    #: The version the change is meant for: another one is a conflict.
+    version: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryListParams:
+    """Latest first. ``filter`` as in ``memory/search``."""
+
+    namespace: Namespace | None = None
+    kind: MemoryKind | None = None
+    session_id: Short | None = None
+    filter: dict[str, Any] | None = None
+    include: tuple[MemoryInclude | Literal["duplicates"], ...] = ()
+    cursor: str | None = None
+    limit: Limit = 100
+
+
+@attrs.frozen(kw_only=True)
+class MemoryPage:
+    items: tuple[Memory, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class MemoryChange:
+    """One change of a record: ``before`` are the fields it changed, as they were."""
+
+    version: int
+    change: Literal["added", "updated", "superseded", "restored"]
+    actor: str
+    time: Timestamp
+    run_id: str | UnsetType = UNSET
+    before: dict[str, Any] | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class MemoryHistoryResult:
+    """Oldest first."""
+
+    items: tuple[MemoryChange, ...]
+
+
+@attrs.frozen(kw_only=True)
+class MemoryDeleteParams:
+    """``memory_id`` or ``memory_ids``. With what was derived from them; nothing of the text stays in the database.
+
+    ``redact``: the same text is blotted out of the sessions, runs and events that have it, too.
+    """
+
+    memory_id: str | None = None
+    memory_ids: MemoryIds = ()
+    redact: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class MemoryDeleteResult:
+    """``deleted``: the records that are gone. ``redacted``: in how many messages, items and events the text stood."""
+
+    deleted: tuple[str, ...]
+    redacted: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class MemoryClearParams:
+    """All records of a namespace, or those of one of its sessions, or those said before a moment."""
+
+    namespace: Namespace
+    session_id: Short | None = None
+    before: Timestamp | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryClearResult:
+    deleted: int
+
+
+@attrs.frozen(kw_only=True)
+class MemoryRevertParams:
+    run_id: str
+
+
+@attrs.frozen(kw_only=True)
+class MemoryRevertResult:
+    """``deleted``: what the run wrote and what derives from it. ``restored``: records it had changed or closed."""
+
+    deleted: tuple[str, ...]
+    restored: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class MemoryNamespacesParams:
+    cursor: str | None = None
+    limit: Limit = 100
+
+
+@attrs.frozen(kw_only=True)
+class MemoryRetention:
+    """What of a namespace is kept; 0 is no bound. The oldest go first."""
+
+    max_age_days: float = 0
+    max_records: int = 0
+    max_bytes: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class MemoryNamespace:
+    name: str
+    records: int
+    #: Of text.
+    bytes: int
+    created_at: Timestamp
+    retention: MemoryRetention
+
+
+@attrs.frozen(kw_only=True)
+class MemoryNamespacePage:
+    items: tuple[MemoryNamespace, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class MemoryStatsParams:
+    """Without a namespace: all that the caller may read."""
+
+    namespace: Namespace | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryModel:
+    """An embedding model whose vectors are stored."""
+
+    model: str
+    digest: str
+    dimensions: int
+    state: Literal["current", "building"]
+    embedded: int
+
+
+@attrs.frozen(kw_only=True)
+class MemoryStats:
+    """``to_embed``: passages found by their words only, so far."""
+
+    records: int
+    bytes: int
+    namespaces: int
+    kinds: dict[str, int]
+    duplicates: int
+    near_duplicates: int
+    superseded: int
+    expired: int
+    chunks: int
+    to_embed: int
+    embedder: str
+    models: tuple[MemoryModel, ...]
+
+
+@attrs.frozen(kw_only=True)
+class MemoryReindexParams:
+    """``embedder``: the one to use from now on: hash, the name of an agent that embeds, or PROVIDER/MODEL."""
+
+    embedder: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Block:
+    """A text that is always in its agent's prompt."""
+
+    agent: str
+    name: str
+    text: str
+    version: int
+    author: str
+    updated_at: Timestamp
+
+
+@attrs.frozen(kw_only=True)
+class BlocksListParams:
+    agent: str
+
+
+@attrs.frozen(kw_only=True)
+class BlockPage:
+    items: tuple[Block, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+@attrs.frozen(kw_only=True)
+class BlocksGetParams:
+    """``version``: an earlier one."""
+
+    agent: str
+    name: str
+    version: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class BlocksSetParams:
+    """An empty ``text`` takes the block out of the prompt. ``version``: the one the change is meant for."""
+
+    agent: str
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    text: str
+    version: int | None = None
+    run_id: Short | None = None
