@@ -30,6 +30,13 @@ def test_shared_words_and_shared_stems_are_near() -> None:
     assert abs(cosine(question, "The train was late again, so I missed lunch")) < 0.1
 
 
+def test_a_question_asks_for_what_belongs_to_it() -> None:
+    asked = embed("Which pet do they have?", query=True)
+    assert sum(a * b for a, b in zip(asked, embed("a puppy from the shelter"), strict=True)) > 0.1
+    other = embed("Which cat do they have?", query=True)
+    assert abs(sum(a * b for a, b in zip(other, embed("a puppy from the shelter"), strict=True))) < 0.1
+
+
 def test_words_that_say_nothing_do_not_count() -> None:
     assert isclose(cosine("what is the kiln", "a kiln"), 1.0, abs_tol=1e-5)
     assert cosine("who are you", "who are you") > 0.99

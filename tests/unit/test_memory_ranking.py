@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from witsd.services.memory.ranking import Candidate, Scored, blend
+from witsd.services.memory.ranking import Candidate, Scored, blend, meaning_share
 
 
 def order(scored: list[Scored]) -> list[int]:
@@ -56,6 +56,39 @@ def test_a_session_that_matches_well_lifts_its_records() -> None:
     ]
     found = order(blend(candidates, "q"))
     assert found.index(2) < found.index(1)
+
+
+def test_what_stands_beside_a_good_match_is_lifted() -> None:
+    """The answer to a question shares few words with it."""
+    candidates = [
+        Candidate(4, bm25=-4.0, session_id="a"),
+        Candidate(5, bm25=-1.0, session_id="a"),
+        Candidate(6, bm25=-1.0, session_id="a"),
+        Candidate(7, bm25=-1.0),
+        Candidate(8, bm25=-1.0),
+    ]
+    scored = {one.rowid: one.parts.get("around", 0) for one in blend(candidates, "q", mode="keyword")}
+    assert scored == pytest.approx({4: 0.3 / 4, 5: 0.3, 6: 0.3 / 4, 7: 0, 8: 0})
+
+
+def test_turns_that_only_ask_or_hardly_say_anything_come_later() -> None:
+    long = "We have been at the lake all day, and in the evening there was a fire, with music, until it began to rain."
+    same = [
+        Candidate(1, bm25=-2.0, text="At the lake."),
+        Candidate(2, bm25=-2.0, text=long),
+        Candidate(3, bm25=-2.0, text=f"{long} Have you?"),
+        Candidate(4, bm25=-2.0, text="\u6211\u4eec\u5728\u6e56\u8fb9\u5f85\u4e86\u4e00\u6574\u5929" * 4),
+    ]
+    scored = {one.rowid: one for one in blend(same, "q")}
+    assert scored[2].score == scored[4].score > scored[3].score > scored[1].score
+    assert set(scored[3].parts) == {"words", "asks"}
+    assert set(scored[1].parts) == {"words", "short"}
+
+
+def test_how_much_vectors_weigh_is_told() -> None:
+    assert meaning_share("hash") < meaning_share("all-MiniLM-L6-v2") == 0.5
+    both = [Candidate(1, bm25=-4.0, cosine=0.8)]
+    assert blend(both, "q", meaning=0.2)[0].parts == pytest.approx({"words": 0.8, "meaning": 0.2})
 
 
 def test_the_named_speaker_and_then_the_newer_come_first() -> None:

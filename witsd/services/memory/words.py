@@ -2,7 +2,7 @@
 
 The index is an FTS5 table with two columns of ours: ``text`` holds who said it, when, and what was said; ``around`` the
 turns before and after it, which count less. Both are made here and are read by nobody, so words are put there in the
-form in which they are found best.
+form in which they are found best, and marks for what they belong to (``concepts``) beside them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
+from witsd.services.memory.concepts import MARKS, marks_asked, marks_of
 from witsd.services.memory.lexicon import BASE_FORMS, STOP_WORDS
+from witsd.services.memory.stems import TOKENIZE
 
-#: The tokenizer of the table.
-TOKENIZE = "porter unicode61 remove_diacritics 2"
+__all__ = ("NEIGHBOURS", "TOKENIZE", "WEIGHTS", "Indexed", "date_words", "indexed", "match", "pieces", "query_words")
+
 #: Weights of ``text`` and ``around`` for ``bm25()``.
 WEIGHTS = (1.0, 0.3)
 #: Turns before and after a record that ``around`` holds.
@@ -54,16 +56,18 @@ def indexed(
     """
     own = " ".join(filter(None, (speaker, "" if time_us is None else date_words(time_us), text)))
     near = (*before[-NEIGHBOURS:], *after[:NEIGHBOURS])
-    return Indexed(text=fold(own), around=fold("\n".join(near)))
+    return Indexed(text=" ".join((fold(own), *marks_of(pieces(text)))), around=fold("\n".join(near)))
 
 
-def match(query: str) -> str | None:
+def match(query: str, *, related: bool = True) -> str | None:
     """An FTS5 expression that matches records with any word of ``query``; None when it has no word at all.
 
-    It names no column. Words that say nothing are left out, unless there is no other.
+    It names no column. Words that say nothing are left out, unless there is no other. With ``related``, words that
+    belong to what is asked for match, too.
     """
     words = query_words(query)
-    return " OR ".join(map(_quoted, words)) if words else None
+    marks = marks_asked(words, query[:MAX_QUERY_CHARS]) if related and words else []
+    return " OR ".join(map(_quoted, (*words, *marks))) or None
 
 
 def query_words(query: str) -> list[str]:
@@ -78,7 +82,7 @@ def pieces(text: str) -> Iterator[str]:
     without spaces (a single one for a run of one).
     """
     if not text.isascii():
-        text = _SYMBOL.sub(_name, text)
+        text = _SYMBOL.sub(_name, MARKS.sub(" ", text))
     for found in _PIECE.finditer(text.lower()):
         word = found[0]
         if found["run"] is None:
@@ -101,7 +105,7 @@ def fold(text: str) -> str:
     (and the last character, so that each character begins a piece), pictures by their names.
     """
     if not text.isascii():
-        text = _SYMBOL.sub(_name, text)
+        text = _SYMBOL.sub(_name, MARKS.sub(" ", text))
         text = _RUN.sub(_pairs, text)
     return _LATIN.sub(_base, text.lower())
 

@@ -46,7 +46,7 @@ class HashEmbedder:
 
     async def embed(self, texts: Sequence[str], *, query: bool = False) -> ModelsEmbedResult:
         def work() -> tuple[tuple[float, ...], ...]:
-            return tuple(tuple(hashing.embed(text)) for text in texts)
+            return tuple(tuple(hashing.embed(text, query=query)) for text in texts)
 
         vectors = await trio.to_thread.run_sync(work)
         return ModelsEmbedResult(
