@@ -216,7 +216,7 @@ async def wired(
             models=models,
             embedders=embedders,
             memory=memory,
-            blocks=Blocks(journal),
+            blocks=Blocks(journal, memory.run_of),
             access=access,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 from witsd_client import Agent, Run
-from witsd_client.errors import Timeout
+from witsd_client.errors import Timeout, WitsdError
 
 agent = Agent("script")
 
@@ -67,6 +67,12 @@ async def step(run: Run, word: str, *rest: Any) -> None:
         case "bulk":  # item, how many deltas, of how many characters
             for _ in range(rest[1]):
                 await run.delta(rest[0], "x" * rest[2])
+        case "call":  # method, params: says the result, or the error
+            try:
+                answered = {"result": await agent.connection.request(*rest)}
+            except WitsdError as error:
+                answered = {"error": {"code": error.code, "data": dict(error.data)}}
+            await run.item("custom", name="answer", data=answered)
         case "tell":  # method, params
             await tell(*rest)
         case "late":

@@ -47,6 +47,8 @@ class RunBook:
     #: Told of each run that is over, with its duration in milliseconds.
     record: Callable[[LiveRun, float], None]
     live: dict[RunId, LiveRun] = attrs.field(factory=dict)
+    #: Called when turns may have been remembered.
+    remembered: Callable[[], None] = lambda: None
 
     def insert(self, tx: Tx, run: LiveRun) -> None:
         """The run's row and its first event, in the caller's transaction."""
@@ -109,6 +111,8 @@ class RunBook:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _WRITE_S):
             await self.journal.write(work, keep=True)
         log.info("run.%s run=%s agent=%s", status, run.run_id, run.agent)
+        if run.session_id is not None:
+            self.remembered()
         if run.started_us is not None:
             self.record(run, max(0, run.ended_us - run.started_us) / 1000)
         self.live.pop(run.run_id, None)

@@ -159,6 +159,8 @@ class Runs:
     # ---- the queue ------------------------------------------------------------------------------------
 
     def enqueue(self, run: LiveRun) -> None:
+        if run.session_id is not None:
+            self.book.remembered()
         self.book.live[run.run_id] = run
         self._queues[run.agent].append(run)
         self._pump(run.agent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apsw
@@ -28,6 +28,8 @@ class Blocks:
     """The service."""
 
     _journal: Journal
+    #: The run that a caller writes for.
+    _run_of: Callable[[Actor, str | None], str | None]
 
     async def list(self, actor: Actor, params: wire.BlocksListParams) -> wire.BlockPage:
         """By name; those that were emptied are left out."""
@@ -60,6 +62,8 @@ class Blocks:
                 value=MAX_CHARACTERS,
             )
 
+        run_id = self._run_of(actor, params.run_id)
+
         def work(tx: Tx) -> wire.Block:
             found = tx.execute(
                 "SELECT max(version) FROM blocks WHERE agent = ? AND name = ?", (params.agent, params.name)
@@ -78,7 +82,7 @@ class Blocks:
             row = (params.agent, params.name, params.text, version + 1, actor.label, tx.now_us)
             tx.execute(
                 "INSERT INTO blocks(agent, name, text, version, author, time_us, run_id) VALUES (?,?,?,?,?,?,?)",
-                (*row, params.run_id),
+                (*row, run_id),
             )
             tx.execute(
                 "DELETE FROM blocks WHERE agent = ? AND name = ? AND version <= ?",

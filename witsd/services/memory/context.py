@@ -60,10 +60,14 @@ def pack(
     rows = by_ids(db, [rowid for rowid, _ in found])
     lines: dict[int, Line] = {}
     kept: list[tuple[int, wire.MemoryHit]] = []
+    anchors: list[Row] = []
     said: set[str] = set()
     for rowid, hit in found:
         row = rows.get(rowid)
-        if row is None or row.text in said:
+        if row is None:
+            continue
+        if row.text in said:
+            anchors.append(row)  # asked twice, and maybe answered only once
             continue
         line = _line(row)
         cost = tokens(line.text) + 1
@@ -73,8 +77,9 @@ def pack(
         lines[rowid] = line
         said.add(row.text)
         kept.append((rowid, hit))
-    for rowid, _ in kept:
-        for row in _beside(db, rows[rowid]):
+        anchors.append(row)
+    for anchor in anchors:
+        for row in _beside(db, anchor):
             if row.id in lines or row.text in said or row.trust < least_trust:
                 continue
             line = _line(row)

@@ -45,7 +45,6 @@ class Embedding:
     _journal: Journal
     _embedders: Embedders
     _wake: trio.Event = attrs.field(factory=trio.Event)
-    _idle: trio.Event = attrs.field(factory=trio.Event)
     #: Why nothing is embedded at the moment; empty while all is well.
     trouble: str = ""
 
@@ -89,10 +88,6 @@ class Embedding:
         result = await embedder.embed((text[:MAX_CHARS],), query=True)
         return vectors.pack(result.vectors[0], among.dimensions, "the vector of the question")
 
-    async def wait_idle(self) -> None:
-        """Return once nothing is due."""
-        await self._idle.wait()
-
     # ---- the task ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -115,9 +110,7 @@ class Embedding:
                 log.info("memory.embedder_works embedder=%s", self.embedder)
             self.trouble, pause = "", RETRY_S
             if not worked:
-                self._idle.set()
                 await self._wake.wait()
-                self._idle = trio.Event()
 
     async def _step(self) -> bool:
         """One batch; False when nothing is due."""

@@ -66,7 +66,7 @@ class Memory:
             metadata=metadata,
             speaker=params.speaker,
             session_id=params.session_id,
-            run_id=self._run_of(actor, params.run_id),
+            run_id=self.run_of(actor, params.run_id),
             source=params.source,
             time_us=None if params.time is None else records.micros(params.time, "params.time"),
             valid_from_us=None if params.valid_from is None else records.micros(params.valid_from, "params.valid_from"),
@@ -98,7 +98,7 @@ class Memory:
 
         return (await self._journal.write(work, then=self.embedding.nudge))[0]
 
-    def _run_of(self, actor: Actor, run_id: str | None) -> str | None:
+    def run_of(self, actor: Actor, run_id: str | None) -> str | None:
         """The run a text comes from: the one that is named, which must be the agent's own, or the only one it has."""
         if actor.agent is None:
             return run_id
@@ -144,7 +144,7 @@ class Memory:
         if not changes:
             raise InvalidParams("params: there is nothing to change", path="params")
         vector = None if params.vector is None else await self._pack(params.vector)
-        run_id = self._run_of(actor, params.run_id)
+        run_id = self.run_of(actor, params.run_id)
 
         def work(tx: Tx) -> wire.Memory:
             row = self._changeable(tx, actor, params.memory_id)
@@ -398,5 +398,6 @@ async def open_memory(
     deletion = Deletion(journal, runs, embedding, tuple(retentions))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(embedding.run)
+        runs.book.remembered = embedding.nudge
         yield Memory(journal, runs, clock, ids, embedding, deletion)
         nursery.cancel_scope.cancel()

@@ -106,23 +106,37 @@ def _by_words(
     db: apsw.Connection, q: Question, expression: str, k: int
 ) -> dict[int, tuple[float, str | None, str, int]]:
     """rowid -> (bm25, session, speaker, time) of the best ``k``."""
-    sql = "SELECT m.id, f.score, m.session_id, m.speaker, m.time_us FROM {found} f JOIN memories m ON m.id = f.rowid"
-    where = f"WHERE {q.live.sql}"
-    values: tuple[Any, ...] = q.live.values
-    if q.filter is not None:
-        where += f" AND {q.filter.sql}"
-        values += q.filter.values
     if q.filter is None:
         # Most often nearly all that is found may be shown: look at the best alone.
-        best = f"(SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ? ORDER BY score LIMIT ?)"
-        rows: list[Any] = db.execute(f"{sql.format(found=best)} {where}", (expression, k, *values)).fetchall()
-        if len(rows) >= k // 2:
-            return {row[0]: row[1:] for row in rows}
-    every = f"(SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ?)"
+        best: dict[int, float] = dict(
+            db.execute(
+                f"SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ? ORDER BY score LIMIT ?",
+                (expression, k),
+            )
+        )
+        shown = _about(db, q, list(best))
+        if len(best) < k or len(shown) >= k // 2:
+            return {rowid: (best[rowid], *values) for rowid, values in shown.items()}
+    where, values = _conditions(q)
     found: list[Any] = db.execute(
-        f"{sql.format(found=every)} {where} ORDER BY f.score LIMIT ?", (expression, *values, k)
+        "SELECT m.id, f.score, m.session_id, m.speaker, m.time_us FROM "
+        f"(SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ?) f "
+        f"JOIN memories m ON m.id = f.rowid WHERE {where} ORDER BY f.score LIMIT ?",
+        (expression, *values, k),
     ).fetchall()
     return {row[0]: row[1:] for row in found}
+
+
+def _conditions(q: Question) -> tuple[str, tuple[Any, ...]]:
+    """What makes a record one that may be shown: SQL, and its values."""
+    where, values = [q.live.sql], q.live.values
+    if q.filter is not None:
+        where.append(q.filter.sql)
+        values += q.filter.values
+    if q.namespace_ids is not None:
+        where.append("m.namespace_id IN (SELECT value FROM json_each(?))")
+        values += (_encode(list(q.namespace_ids)).decode(),)
+    return " AND ".join(where), values
 
 
 def _by_meaning(db: apsw.Connection, q: Question, k: int) -> list[tuple[int, float]]:
@@ -143,14 +157,8 @@ def _by_meaning(db: apsw.Connection, q: Question, k: int) -> list[tuple[int, flo
 
 def _listed(db: apsw.Connection, q: Question) -> str | None:
     """The records that may be shown, as a JSON array; None where they are too many to be listed."""
-    where, values = [q.live.sql], q.live.values
-    if q.filter is not None:
-        where.append(q.filter.sql)
-        values += q.filter.values
-    if q.namespace_ids is not None:
-        where.append("m.namespace_id IN (SELECT value FROM json_each(?))")
-        values += (_encode(list(q.namespace_ids)).decode(),)
-    rows = db.execute(f"SELECT m.id FROM memories m WHERE {' AND '.join(where)} LIMIT ?", (*values, _LISTED + 1))
+    where, values = _conditions(q)
+    rows = db.execute(f"SELECT m.id FROM memories m WHERE {where} LIMIT ?", (*values, _LISTED + 1))
     ids = [rowid for (rowid,) in rows]
     return None if len(ids) > _LISTED else _encode(ids).decode()
 
@@ -159,16 +167,10 @@ def _about(db: apsw.Connection, q: Question, rowids: Sequence[int]) -> dict[int,
     """rowid -> (session, speaker, time) of those that may be shown."""
     if not rowids:
         return {}
-    where, values = [q.live.sql], q.live.values
-    if q.filter is not None:
-        where.append(q.filter.sql)
-        values += q.filter.values
-    if q.namespace_ids is not None:
-        where.append("m.namespace_id IN (SELECT value FROM json_each(?))")
-        values += (_encode(list(q.namespace_ids)).decode(),)
-    rows = db.execute(
+    where, values = _conditions(q)
+    rows: Any = db.execute(
         "SELECT m.id, m.session_id, m.speaker, m.time_us FROM memories m "
-        f"WHERE m.id IN (SELECT value FROM json_each(?)) AND {' AND '.join(where)}",
+        f"WHERE m.id IN (SELECT value FROM json_each(?)) AND {where}",
         (_encode(list(rowids)).decode(), *values),
     )
     return {row[0]: row[1:] for row in rows}
