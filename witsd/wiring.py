@@ -60,6 +60,10 @@ log = logging.getLogger("witsd")
 
 #: How long connections may take to get what is on its way to them when the daemon stops.
 _FAREWELL_S = 2.0
+#: Who has connected just before the daemon hands over has as long for a first request and its answer.
+_NEWCOMERS_S = 1.0
+#: What the parts of a stop that wait for nobody may take.
+_STOP_S = 60.0
 
 
 @attrs.frozen
@@ -101,8 +105,15 @@ class Daemon:
                     log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
                 manager.ready("listening")
 
-    async def stop(self, patience: trio.CancelScope) -> None:
-        """Accept nobody, finish runs or, once ``patience`` ends, interrupt them, stop the agents, let the rest go."""
+    def longest_stop_s(self, grace_s: float) -> float:
+        """What a stop takes at most when runs use up their grace, and each agent its own after the other."""
+        return grace_s + sum(unit.spec.stop.grace_s for unit in self.supervisor.units.values()) + _STOP_S
+
+    async def stop(self, patience: trio.CancelScope, *, handing_over: bool = False) -> None:
+        """Accept nobody, finish runs or, once ``patience`` ends, interrupt them, stop the agents, let the rest go.
+
+        ``handing_over``: a successor takes those who come now, and whoever has just come in gets time for a word.
+        """
         await self.door.stop_accepting()
         running = self.services.runs.executing
         if running:
@@ -120,7 +131,7 @@ class Daemon:
             await self.journal.write(last)
         except LimitExceeded as error:
             log.error("daemon.stop_not_recorded error=%s", error)
-        await self.door.close_connections(within_s=_FAREWELL_S)
+        await self.door.close_connections(within_s=_FAREWELL_S, newcomers_s=_NEWCOMERS_S if handing_over else 0)
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ from witsd.door.http import (
     error_body,
     linger,
 )
-from witsd.door.identity import Identifier, Refused
+from witsd.door.identity import HasOptions, Identifier, Refused
 from witsd.door.listen import UnixSocket, accept_forever, claim_unix, open_tcp
 from witsd.door.site import Pages, Rooms, load_page
 from witsd.rpc.call import Call
@@ -91,6 +91,8 @@ class _Connection:
     finish: Callable[[], None] = lambda: None
     #: Counted against the cap on connections that have not shown a credential.
     unknown_http: bool = False
+    since: float = attrs.field(factory=trio.current_time)
+    gone: trio.Event = attrs.field(factory=trio.Event)
 
 
 @attrs.define(eq=False)
@@ -145,16 +147,26 @@ class Door:
         """How many are open."""
         return len(self._connections)
 
+    def identify(self, sock: HasOptions) -> Actor:
+        """Who is at the other end of a Unix socket of whatever kind; raises as ``Identifier.identify``."""
+        return self._identifier.identify(sock)
+
     async def stop_accepting(self) -> None:
         """From now on connecting fails; what is open stays. The socket file and its lock go with the door."""
         for listener in self._listeners:
             await listener.aclose()
 
-    async def close_connections(self, *, within_s: float) -> None:
-        """Let each connection end what it is sending, for ``within_s`` seconds at most, then cut the rest."""
+    async def close_connections(self, *, within_s: float, newcomers_s: float = 0) -> None:
+        """Let each connection end what it is sending, for ``within_s`` seconds at most, then cut the rest.
+
+        One that came in less than ``newcomers_s`` ago may end by itself until it is that old.
+        """
         with trio.move_on_after(within_s):
-            for connection in tuple(self._connections):
-                connection.finish()
+            for connection in sorted(self._connections, key=lambda each: each.since):
+                with trio.move_on_at(connection.since + newcomers_s):
+                    await connection.gone.wait()
+                if not connection.gone.is_set():
+                    connection.finish()
             while self._connections:
                 self._none_left = trio.Event()
                 await self._none_left.wait()
@@ -223,6 +235,7 @@ class Door:
                     log.exception("door.connection_failed")
         finally:
             self._connections.discard(connection)
+            connection.gone.set()
             if not self._connections:
                 self._none_left.set()
             await trio.aclose_forcefully(stream)
