@@ -97,7 +97,7 @@ async def run(
                 offer = Offer(
                     version=__version__,
                     unix=unix,
-                    tcp=None if http is None else http.socket,
+                    tcp=None if http is None else http.socket.fileno(),
                     database=paths.database,
                     grace_s=settings.daemon.grace_s,
                     refusal=_MANAGED if lent or is_managed(env) else "",

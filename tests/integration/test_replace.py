@@ -31,7 +31,11 @@ class Up:
         with self.errors.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "witsd.cli.main", "up", "--json", *args],
-                env={**home.env, **(env or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, text=True,
+                env={**home.env, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                text=True,
             )
 
     def ready(self) -> dict[str, Any]:
@@ -218,8 +222,10 @@ def test_a_database_of_a_newer_version_is_seen_before_anything_stops(stopped_dae
     home = stopped_daemon
     with up(home) as old:
         old.ready()
-        code = "import sys; from witsd.journal import migrations; migrations.STEPS = (); " \
-            "migrations.check_ours.__defaults__ = ((),); from witsd.daemon import main; sys.exit(main(['--replace']))"
+        code = (
+            "import sys; from witsd.journal import migrations; migrations.check_ours.__defaults__ = ((),); "
+            "from witsd.daemon import main; sys.exit(main(['--replace']))"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], env=home.env, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )

@@ -115,7 +115,8 @@ class Offer:
 
     version: str
     unix: UnixSocket
-    tcp: socket.socket | None
+    #: The descriptor of the HTTP port; None where HTTP is off.
+    tcp: int | None
     database: Path
     grace_s: float
     #: Why it cannot be replaced, for a person; empty when it can.
@@ -180,7 +181,7 @@ class Offer:
         return ""
 
     async def _hand_over(self, stream: trio.SocketStream, ask: Ask) -> None:
-        sockets = {"unix": self.unix.socket, **({"http": self.tcp} if self.tcp else {})}
+        sockets = {"unix": self.unix.socket.fileno(), **({} if self.tcp is None else {"http": self.tcp})}
         answer = Answer(
             version=self.version,
             pid=os.getpid(),
@@ -188,7 +189,7 @@ class Offer:
             inode=self.unix.inode or 0,
             grace_s=self.grace_s,
         )
-        fds = array.array("i", [sock.fileno() for sock in sockets.values()])
+        fds = array.array("i", sockets.values())
         await stream.socket.sendmsg([_encode(answer)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
         if await _line(stream) != _GO:
             return  # it has found something in its way
