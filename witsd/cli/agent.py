@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NOT_FOUND = -32002
 #: How long `add` waits for an agent to come up; it goes on coming up when this is over.
 START_WAIT_S = 60
+#: Of lines of JSON, from the least to the gravest.
+LEVELS = ("debug", "info", "warning", "error", "critical")
 #: The states in which a start has come to something.
 SETTLED = ("active", "backoff", "failed")
 
@@ -209,20 +211,24 @@ def _say_state(state: dict[str, Any]) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with the lines as they are written.")
 @click.option("-n", "tail", type=click.IntRange(0, 10_000), default=100, show_default=True,
               help="How many of the last lines.")
-def agent_logs(name: str, follow: bool, tail: int, as_json: bool) -> None:
+@click.option("--level", type=click.Choice(LEVELS), help="Only lines of JSON that say they are at least so grave.")
+def agent_logs(name: str, follow: bool, tail: int, level: str | None, as_json: bool) -> None:
     """What an agent has written. With --json one line a log line."""
     stream = f"log:{name}"
+    wanted = LEVELS[LEVELS.index(level) :] if level else ()
 
     async def show(client: Client) -> None:
-        params: dict[str, Any] = {"name": name, "tail": max(tail, 1)}
-        lines = (await client.call("agents/logs", params))["lines"]
-        for line in lines if tail else []:
-            _say_log(line, as_json)
+        newest = (await client.call("agents/logs", {"name": name, "tail": 1}))["lines"]
+        last = newest[-1]["seq"] if newest else 0
+        if tail:
+            params = {"name": name, "tail": tail, **({"level": level} if level else {})}
+            for line in (await client.call("agents/logs", params))["lines"]:
+                _say_log(line, as_json)
+                last = max(last, line["seq"])
         if follow:
-            last = lines[-1]["seq"] if lines else 0
             async with aclosing(events(client, [stream], since={stream: last})) as following:
                 async for event in following:
-                    if event["type"] == "log.line":
+                    if event["type"] == "log.line" and (level is None or event["data"].get("level") in wanted):
                         _say_log({"seq": event["seq"], "time": event["time"], **event["data"]}, as_json)
 
     (forever if follow else run)(show)

@@ -100,5 +100,5 @@ class Agents:
             raise NotFound(f"there is no agent {params.name!r}", kind="agent", id=params.name)
         log = logs.of(params.name)
         if params.after_seq is not None:
-            return wire.AgentsLogsResult(lines=tuple(await log.read_after(params.after_seq, 1000)))
-        return wire.AgentsLogsResult(lines=tuple(await log.tail(params.tail)))
+            return wire.AgentsLogsResult(lines=tuple(await log.read_after(params.after_seq, 1000, params.level)))
+        return wire.AgentsLogsResult(lines=tuple(await log.tail(params.tail, params.level)))

@@ -10,6 +10,7 @@ import trio
 from witsd.services import session_rows
 from witsd.services.run_book import RunBook
 from witsd.services.run_state import LiveRun
+from witsd.supervise.output import copy
 from witsd.supervise.process import Process, SpawnError
 from witsd.supervise.supervisor import Lease, Supervisor
 from witsd.values.actor import Actor
@@ -166,16 +167,8 @@ async def _relay(book: RunBook, run: LiveRun, actor: Actor, process: Process) ->
 
 
 async def _keep_errors(supervisor: Supervisor, run: LiveRun, process: Process, tail: bytearray) -> None:
-    sink = supervisor.shared.logs.of(run.agent)
-    rest = b""
-    try:
-        while data := await process.stderr.receive_some(_CHUNK):
-            tail += data
-            del tail[:-_STDERR_TAIL]
-            *lines, rest = (rest + data).split(b"\n")
-            if lines:
-                await sink.write("stderr", lines)
-    except (trio.ClosedResourceError, trio.BrokenResourceError):
-        pass
-    if rest:
-        await sink.write("stderr", [rest])
+    def heard(chunk: bytes) -> None:
+        tail.extend(chunk)
+        del tail[:-_STDERR_TAIL]
+
+    await copy(process.stderr, supervisor.shared.logs.of(run.agent), "stderr", heard=heard)

@@ -17,6 +17,7 @@ import trio
 
 from witsd.supervise.lifecycle import Broken, Exited, Input, Ready
 from witsd.supervise.link import AgentLink
+from witsd.supervise.output import copy
 from witsd.supervise.process import Exit, Process, SpawnError
 from witsd.supervise.readiness import LogPattern, probe_http, probe_tcp
 from witsd.supervise.surroundings import Surroundings
@@ -278,23 +279,14 @@ class Living:
 
     async def _copy(self, stream: trio.lowlevel.FdStream, source: str) -> None:
         """Keep every line of a pipe. A child that writes faster than that waits for its pipe."""
-        sink = self.shared.logs.of(self.keeper.spec.name)
-        rest = b""
-        try:
-            while data := await stream.receive_some(64 << 10):
-                self.last_word = self.shared.clock.monotonic()
-                *lines, rest = (rest + data).split(b"\n")
-                if len(rest) > 64 << 10:  # no newline in sight: keep it in pieces
-                    lines.append(rest)
-                    rest = b""
-                if lines:
-                    await sink.write(source, lines)
-                    if self._pattern is not None:
-                        self._pattern.look(lines)
-        except (trio.ClosedResourceError, trio.BrokenResourceError, OSError):
-            pass
-        if rest:
-            await sink.write(source, [rest])
+        await copy(stream, self.shared.logs.of(self.keeper.spec.name), source, heard=self._heard, kept=self._kept)
+
+    def _heard(self, chunk: bytes) -> None:
+        self.last_word = self.shared.clock.monotonic()
+
+    def _kept(self, text: bytes) -> None:
+        if self._pattern is not None and not self._pattern.seen.is_set():
+            self._pattern.look(text.split(b"\n"))
 
     async def _keep_rubbish(self, rubbish: list[bytes]) -> None:
         lines, rubbish[:] = list(rubbish), []

@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
     AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
     AgentHealth = Literal["ok", "hung", "unknown"]
+    LogLevel = Literal["debug", "info", "warning", "error", "critical"]
     ItemStatus = Literal["in_progress", "completed", "failed", "cancelled"]
     MessageItemRole = Literal["user", "assistant", "system"]
     LogItemLevel = Literal["debug", "info", "warning", "error"]
@@ -142,6 +143,7 @@ else:
     AlertName = str
     AgentState = str
     AgentHealth = str
+    LogLevel = str
     ItemStatus = str
     MessageItemRole = str
     LogItemLevel = str
@@ -452,11 +454,14 @@ class AgentsControlParams(Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AgentsLogsParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The last ``tail`` lines, or those after ``after_seq``."""
+    """The last ``tail`` lines, or those after ``after_seq``; with ``level`` only those at least so
+    grave.
+    """
 
     name: str
     tail: int = 100
     after_seq: int | None = None
+    level: LogLevel | None = None
 
 
 class LogLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -465,6 +470,8 @@ class LogLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: ``stderr``, ``stdout`` or ``witsd`` for what the daemon itself has to say.
     source: str
     text: str
+    #: What a line of JSON says of itself (``level``, ``levelname``, ``severity`` or ``lvl``); other lines have none.
+    level: LogLevel | UnsetType = UNSET
 
 
 class AgentsLogsResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1193,6 +1200,7 @@ class LogLineData(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     source: str
     text: str
+    level: LogLevel | UnsetType = UNSET
 
 
 class RunQueuedData(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1450,12 +1458,14 @@ class AgentsApi:
         name: str,
         tail: int | UnsetType = UNSET,
         after_seq: int | None | UnsetType = UNSET,
+        level: LogLevel | None | UnsetType = UNSET,
     ) -> AgentsLogsResult:
         """Lines an agent has written; follow with stream log:NAME."""
         params = _given(
             name=name,
             tail=tail,
             after_seq=after_seq,
+            level=level,
         )
         return await self._call("agents/logs", params, AgentsLogsResult)
 

@@ -13,6 +13,8 @@ from witsd.values.wire.metrics import RaisedAlert, RequestStats, VitalsSample
 
 AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
 AgentHealth = Literal["ok", "hung", "unknown"]
+#: From the least to the gravest.
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 
 @attrs.frozen(kw_only=True)
@@ -71,11 +73,12 @@ class AgentsControlParams:
 
 @attrs.frozen(kw_only=True)
 class AgentsLogsParams:
-    """The last ``tail`` lines, or those after ``after_seq``."""
+    """The last ``tail`` lines, or those after ``after_seq``; with ``level`` only those at least so grave."""
 
     name: str
     tail: Annotated[int, Meta(ge=0, le=10_000)] = 100
     after_seq: Annotated[int, Meta(ge=0)] | None = None
+    level: LogLevel | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +88,8 @@ class LogLine:
     #: ``stderr``, ``stdout`` or ``witsd`` for what the daemon itself has to say.
     source: str
     text: str
+    #: What a line of JSON says of itself (``level``, ``levelname``, ``severity`` or ``lvl``); other lines have none.
+    level: LogLevel | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)
