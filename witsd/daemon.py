@@ -38,7 +38,7 @@ from witsd.journal.store import SchemaError, StorageError
 from witsd.notify import ask_for_time, feed, is_managed
 from witsd.takeover import LOCKS_S, make_folders, take_over
 from witsd.values.clock import SystemClock
-from witsd.values.config import ConfigError, Settings, load
+from witsd.values.config import ConfigError, Settings, Source, load
 from witsd.values.errors import LimitExceeded
 from witsd.wiring import Sockets, wired
 
@@ -72,7 +72,7 @@ class Stop:
 
 
 async def run(
-    settings: Settings, paths: Paths, env: dict[str, str], announce: Announce, inherited: Inherited
+    settings: Settings, source: Source, paths: Paths, env: dict[str, str], announce: Announce, inherited: Inherited
 ) -> None:
     """The daemon's whole life. Raises what keeps it from starting; returns after an orderly stop."""
     make_folders(paths)
@@ -92,7 +92,7 @@ async def run(
             await nursery.start(_hear_signals, stop)
             nursery.start_soon(feed, env, SystemClock())
             starting = await nursery.start(ask_for_time, announce.manager, _START_S)
-            async with wired(settings, paths, env, Sockets(unix, http), stop.request) as daemon:
+            async with wired(settings, paths, env, Sockets(unix, http), stop.request, source) as daemon:
                 await nursery.start(daemon.reload_on_hangup, announce.manager)
                 offer = Offer(
                     version=__version__,
@@ -166,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     env = dict(os.environ)
     paths = Paths.from_environment(env)
     try:
-        loaded = load(paths.config_file, env, options.flags)
+        source = Source(paths.config_file, env, options.flags)
+        loaded = load(source.file, source.env, source.flags)
     except ConfigError as error:
         print(f"witsd: {error}", file=sys.stderr)
         return 2
@@ -196,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ListenError("--replace is for daemons that open their sockets themselves, and a service manager "
                                   "has passed some: leave it out, or disable the .socket unit")
             inherited = take_over(settings, paths, announce.manager)
-        trio.run(run, settings, paths, env, announce, inherited)
+        trio.run(run, settings, source, paths, env, announce, inherited)
     except* (ListenError, SchemaError, StorageError, LimitExceeded) as group:
         status = 1
         for leaf in _leaves(group):

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -48,7 +49,7 @@ from witsd.supervise.surroundings import Surroundings
 from witsd.supervise.watch import Watch
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, SystemClock
-from witsd.values.config import Settings
+from witsd.values.config import Settings, Source
 from witsd.values.errors import LimitExceeded
 from witsd.values.ids import TimeOrderedIds
 from witsd.values.spec import AgentSpec, Grants
@@ -103,7 +104,15 @@ class Daemon:
                 log.info("daemon.reloaded changed=%s", ",".join(changed) or "-")
                 for error in errors:
                     log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
+                await self._say_what_waits_for_a_restart()
                 manager.ready("listening")
+
+    async def _say_what_waits_for_a_restart(self) -> None:
+        waiting, wrong = await trio.to_thread.run_sync(self.services.system.pending_settings)
+        if waiting:
+            log.warning("daemon.restart_needed settings=%s do=witsd up --replace", ",".join(waiting))
+        if wrong:
+            log.error("daemon.settings_bad error=%s", wrong)
 
     def longest_stop_s(self, grace_s: float) -> float:
         """What a stop takes at most when runs use up their grace, and each agent its own after the other."""
@@ -141,6 +150,7 @@ async def wired(
     env: dict[str, str],
     sockets: Sockets,
     request_stop: Callable[[float | None], None],
+    source: Source,
 ) -> AsyncIterator[Daemon]:
     """Build everything from the bottom up; leaving the block takes it down in the reverse order."""
     clock = SystemClock()
@@ -213,6 +223,7 @@ async def wired(
                 listening=listening,
                 request_stop=request_stop,
                 describe=_describe,
+                pending_settings=partial(source.pending, settings),
                 containment=containment,
             ),
             agents=Agents(supervisor, runs),

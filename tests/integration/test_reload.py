@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.agents import begin, define, play, wait
-from tests.support.daemon import Daemon
+from tests.support.daemon import PATIENCE_S, Daemon
 from tests.support.gate import gate
 from tests.support.processes import of_daemon, wait_gone
 from tests.support.wire import RpcError, Wire, wire
@@ -174,3 +175,27 @@ def test_define_takes_effect_as_an_edited_file_does(daemon: Daemon) -> None:
             assert wrong.value.code == -32602, (spec, wrong.value)
             assert wrong.value.data["path"] == path
         assert not file_of(daemon, "x").exists()
+
+
+def test_a_change_of_settings_is_said_to_wait_for_a_restart(stopped_daemon: Daemon) -> None:
+    daemon = stopped_daemon
+    daemon.start("--set", "limits.batch=7")
+    settings = daemon.home / "witsd.toml"
+    assert daemon.call("system/reload") == {"changed": [], "errors": [], "restart_for": []}
+    # What a flag or the environment says anew at each start is not in the file's hand.
+    settings.write_text('[limits]\nbatch = 8\ndepth = 77\n[providers.mine]\nkind = "offline"\n')
+    assert daemon.call("system/reload")["restart_for"] == ["limits.depth", "providers.mine"]
+    said = daemon.cli("reload")
+    assert said.returncode == 0
+    assert "(limits.depth, providers.mine): that takes effect with a restart: `witsd up --replace`" in said.stderr
+    os.kill(daemon.pid, signal.SIGHUP)
+    deadline = time.monotonic() + PATIENCE_S
+    while "daemon.restart_needed settings=limits.depth,providers.mine" not in daemon.log():
+        assert time.monotonic() < deadline, daemon.log()
+        time.sleep(0.01)
+    settings.write_text("[limits]\ndepth = 0\n")
+    result = daemon.call("system/reload")
+    assert result["restart_for"] == []
+    assert f"{settings}:2" in result["settings_error"]
+    assert "a restart would fail" in daemon.cli("reload").stderr
+    daemon.stop()

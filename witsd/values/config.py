@@ -143,6 +143,41 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
     return Loaded(Settings(**sections), origins)
 
 
+@attrs.frozen
+class Source:
+    """What ``load`` was given, to be read again while the daemon runs."""
+
+    file: Path
+    env: Mapping[str, str]
+    flags: Sequence[str]
+
+    def pending(self, in_effect: Settings) -> tuple[tuple[str, ...], str]:
+        """The settings that a restart would change, and why it could not even read them, or empty. Blocks."""
+        try:
+            return differing(in_effect, load(self.file, self.env, self.flags).settings), ""
+        except ConfigError as error:
+            return (), str(error)
+
+
+def differing(before: Settings, after: Settings) -> tuple[str, ...]:
+    """The names, ``section.key`` or ``providers.NAME``, of what is not the same in both."""
+    names = []
+    for section in attrs.fields(Settings):
+        one, other = getattr(before, section.name), getattr(after, section.name)
+        for key in attrs.fields(type(one)):
+            was, is_now = getattr(one, key.name), getattr(other, key.name)
+            if was == is_now:
+                continue
+            if key.name == "providers":
+                known = {provider.name: provider for provider in was}
+                new = {provider.name: provider for provider in is_now}
+                named = [name for name in {**known, **new} if known.get(name) != new.get(name)]
+                names += [f"providers.{name}" for name in named] or ["providers"]  # else their order alone
+            else:
+                names.append(f"{section.name}.{key.name}")
+    return tuple(sorted(names))
+
+
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8")

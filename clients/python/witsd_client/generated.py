@@ -239,6 +239,10 @@ class DefinitionError(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ReloadResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     changed: tuple[str, ...]
     errors: tuple[DefinitionError, ...]
+    #: Settings whose value in ``witsd.toml`` is not the one in effect: they wait for a restart of the daemon.
+    restart_for: tuple[str, ...] = ()
+    #: Why a restart could not read the settings at all.
+    settings_error: str | UnsetType = UNSET
 
 
 class DoctorItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
