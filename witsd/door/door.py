@@ -16,14 +16,12 @@ from typing import Any, NoReturn, Protocol
 
 import attrs
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, wrap_server_stream
 
 from witsd.door.auth import EVERYWHERE, Policy
 from witsd.door.http import (
     SECURITY_HEADERS,
     Deadlines,
     HttpConnection,
-    PrefixStream,
     error_body,
     linger,
 )
@@ -35,7 +33,6 @@ from witsd.rpc.dispatch import Dispatcher, answer_message
 from witsd.rpc.framing import ByteStreamMessages, MessageStream
 from witsd.rpc.methods import Method
 from witsd.rpc.peer import Peer
-from witsd.rpc.websocket import WebSocketMessages, Wire
 from witsd.services.access import Access, Visit
 from witsd.values.actor import Actor
 from witsd.values.errors import InvalidState, Overloaded, Unauthenticated
@@ -140,6 +137,8 @@ class Door:
     _listeners: list[trio.SocketListener] = attrs.field(factory=list)
     _connections: set[_Connection] = attrs.field(factory=set)
     _farewells: int = 0
+    #: ``websocket.serve``, once somebody has come that way.
+    _serve_websocket: Callable[..., Awaitable[None]] | None = None
     _none_left: trio.Event = attrs.field(factory=trio.Event)
 
     @property
@@ -227,8 +226,6 @@ class Door:
                     await serve(stream, connection)
                 except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                     pass
-                except* (ConnectionClosed, HandshakeError):
-                    pass
                 except* Refused as refused:
                     log.warning("door.refused reason=%s", refused.exceptions[0])
                 except* Exception:
@@ -282,20 +279,14 @@ class Door:
         actor: Actor,
         cookies: tuple[str, ...],
     ) -> None:
-        wire = Wire(stream, stream.fd if isinstance(stream, PrefixStream) else -1)
-        async with trio.open_nursery() as nursery:
-            with trio.fail_after(self._deadlines.handshake_s):
-                request = await wrap_server_stream(
-                    nursery,
-                    wire,
-                    # Somewhat more than the limit, so that what is just above it gets an error to itself.
-                    max_message_size=2 * self._limits.message_bytes,
-                    receive_buffer_size=64 * 1024,
-                )
-                websocket = await request.accept(extra_headers=list(SECURITY_HEADERS))
-            messages = WebSocketMessages(websocket, wire, limit=self._limits.message_bytes)
-            await self._serve_peer(messages, actor, cookies, connection)
-            nursery.cancel_scope.cancel()
+        if self._serve_websocket is None:
+            self._serve_websocket = await trio.to_thread.run_sync(_load_websocket)
+        await self._serve_websocket(
+            stream,
+            lambda messages: self._serve_peer(messages, actor, cookies, connection),
+            handshake_s=self._deadlines.handshake_s,
+            limit=self._limits.message_bytes,
+        )
 
     async def _serve_peer(
         self, messages: MessageStream, actor: Actor, cookies: tuple[str, ...], connection: _Connection
@@ -319,6 +310,13 @@ class Door:
 
     def _peer(self, messages: MessageStream, actor: Actor, dispatcher: Dispatcher) -> Peer:
         return Peer(messages, dispatcher, actor, self._limits, send_timeout_s=self._deadlines.send_s)
+
+
+def _load_websocket() -> Callable[..., Awaitable[None]]:
+    """Blocks: reads and runs some thirty modules the first time."""
+    from witsd.door.websocket import serve
+
+    return serve
 
 
 def _overloaded(limit: int) -> Overloaded:
