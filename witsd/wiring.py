@@ -40,7 +40,7 @@ from witsd.services.runs import open_runs
 from witsd.services.sessions import Sessions
 from witsd.services.system import System
 from witsd.supervise import definitions
-from witsd.supervise.containment import find
+from witsd.supervise.containment import Containment, find
 from witsd.supervise.identity import boot_id
 from witsd.supervise.logs import Logs, LogSettings
 from witsd.supervise.process import become_supervisor, open_spawner
@@ -165,6 +165,9 @@ async def wired(
     )
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        # It starts a shell for each kind of group that it tries: meanwhile the database can be opened.
+        finding = _Finding()
+        (await enter(trio.open_nursery())).start_soon(finding.run, _mark(paths))
         sync = settings.journal.synchronous
         store = await enter(open_store(paths.database, synchronous=sync))
         name = await store.write(epoch.begin, boot_id(), sync, ids.new("epoch"))
@@ -175,14 +178,17 @@ async def wired(
             LogSettings(max_bytes=settings.logs.max_bytes, files=settings.logs.files),
         )
         links = AgentLinks(limits)
-        containment = await trio.to_thread.run_sync(find, _mark(paths))
+        spawner = await enter(open_spawner())
+        models = await enter(open_models(settings.models, env=env, config_dir=paths.config_dir, clock=clock))
+        access = await open_access(journal, clock, ids)
+        containment = await finding.result()
         stack.callback(containment.close)
         surroundings = Surroundings(
             journal=journal,
             logs=logs,
             containment=containment,
             watch=Watch(journal, clock, settings.daemon.sample_s),
-            spawner=await enter(open_spawner()),
+            spawner=spawner,
             open_link=links.open,
             clock=clock,
             ids=ids,
@@ -193,8 +199,6 @@ async def wired(
             daemon_env=env,
             assistant_command=(sys.executable, "-m", "witsd.adapters.assistant"),
         )
-        models = await enter(open_models(settings.models, env=env, config_dir=paths.config_dir, clock=clock))
-        access = await open_access(journal, clock, ids)
         supervisor = await enter(open_supervisor(paths.agents_dir, surroundings, _first_run))
         runs = await enter(open_runs(journal, supervisor, clock, ids))
         events = await enter(
@@ -269,6 +273,23 @@ async def wired(
         background.start_soon(keep_up, journal, retention, clock)
         yield Daemon(journal, supervisor, services, door, clock)
         background.cancel_scope.cancel()
+
+
+@attrs.define(eq=False)
+class _Finding:
+    """How agents' trees can be held, found out in a thread while other parts are made."""
+
+    _containment: Containment | None = None
+    _done: trio.Event = attrs.field(factory=trio.Event)
+
+    async def run(self, mark: str) -> None:
+        self._containment = await trio.to_thread.run_sync(find, mark)
+        self._done.set()
+
+    async def result(self) -> Containment:
+        await self._done.wait()
+        assert self._containment is not None
+        return self._containment
 
 
 @attrs.frozen(kw_only=True)
