@@ -18,7 +18,8 @@ from trio import TaskStatus  # type: ignore[attr-defined, unused-ignore]
 from witsd_client.paths import Paths
 
 from witsd import __version__
-from witsd.door.door import Door, open_door, without_streams
+from witsd.door.door import Door, open_door
+from witsd.door.exchange import without_streams
 from witsd.door.identity import Identifier
 from witsd.door.listen import UnixSocket
 from witsd.door.metrics import render

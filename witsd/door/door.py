@@ -8,16 +8,17 @@ decided here.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Protocol
 
 import attrs
 import trio
 
 from witsd.door.auth import EVERYWHERE, Policy
+from witsd.door.exchange import Exchange
 from witsd.door.http import (
     SECURITY_HEADERS,
     Deadlines,
@@ -28,14 +29,12 @@ from witsd.door.http import (
 from witsd.door.identity import HasOptions, Identifier, Refused
 from witsd.door.listen import UnixSocket, accept_forever, claim_unix, open_tcp
 from witsd.door.site import Pages, Rooms, load_page
-from witsd.rpc.call import Call
 from witsd.rpc.dispatch import Dispatcher, answer_message
 from witsd.rpc.framing import ByteStreamMessages, MessageStream
-from witsd.rpc.methods import Method
 from witsd.rpc.peer import Peer
 from witsd.services.access import Access, Visit
 from witsd.values.actor import Actor
-from witsd.values.errors import InvalidState, Overloaded, Unauthenticated
+from witsd.values.errors import Overloaded, Unauthenticated
 from witsd.values.wire.system import LimitsInfo
 
 log = logging.getLogger("witsd.door")
@@ -63,23 +62,6 @@ class ListenSettings(Protocol):
     def allow_remote(self) -> bool: ...
 
 
-def without_streams(methods: Mapping[str, Method]) -> dict[str, Method]:
-    """The table for ``POST /rpc``, where no connection stays that events could be sent to."""
-
-    async def refuse(call: Call, params: Any) -> NoReturn:
-        raise InvalidState(
-            f"{call.actor.label}: a subscription needs a connection that stays: use the WebSocket at /ws "
-            "or the Unix socket; events/read pages through a stream here",
-            state="http",
-        )
-
-    streams = ("events/subscribe", "events/unsubscribe")
-    return {
-        name: attrs.evolve(method, call=refuse) if name in streams else method
-        for name, method in methods.items()
-    }
-
-
 @attrs.define(eq=False)
 class _Connection:
     """An open connection: ``finish`` asks it to end after what it is doing, ``scope`` ends it now."""
@@ -90,33 +72,6 @@ class _Connection:
     unknown_http: bool = False
     since: float = attrs.field(factory=trio.current_time)
     gone: trio.Event = attrs.field(factory=trio.Event)
-
-
-@attrs.define(eq=False)
-class _Exchange:
-    """The connection of one HTTP body: it can be answered, and hears nothing else."""
-
-    actor: Actor
-    closed: bool = False
-    _callbacks: list[Callable[[], None]] = attrs.field(factory=list)
-
-    def set_actor(self, actor: Actor) -> None:
-        self.actor = actor
-
-    async def send(self, message: bytes) -> None:
-        """Progress, which has nowhere to go: one body is answered with one body."""
-        await trio.lowlevel.checkpoint()
-
-    async def send_many(self, messages: Sequence[bytes]) -> None:
-        await trio.lowlevel.checkpoint()
-
-    def on_close(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
-
-    def end(self) -> None:
-        self.closed = True
-        for callback in self._callbacks:
-            callback()
 
 
 @attrs.define(eq=False)
@@ -261,7 +216,7 @@ class Door:
         """One HTTP body. Raises ``Unauthenticated`` when the token ends before the answer is there."""
         connection.unknown_http = False
         answer = None
-        exchange = _Exchange(actor)
+        exchange = Exchange(actor)
         with trio.CancelScope() as scope, self._access.visit(scope, actor) as visit:
             visit.connection = exchange
             try:
