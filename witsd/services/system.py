@@ -135,6 +135,7 @@ class System:
             return (
                 *doctor.machine(doctor.Machine(env=shared.daemon_env)),
                 doctor.containment(self.containment),
+                doctor.limits(self.containment),
                 *doctor.folders(paths),
                 doctor.socket_file(paths.socket),
                 doctor.port(http, loopback=http is None or _is_loopback(http)),

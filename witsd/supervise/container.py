@@ -21,6 +21,7 @@ import trio
 
 from witsd.supervise.cgroups import SCARCE
 from witsd.supervise.identity import Identity
+from witsd.values.spec import Limits
 
 #: $0 is the daemon's pid, then the groups to join, ``--``, the program. If the parent is no longer the daemon,
 #: it died before the death signal was set: 125. A group that cannot be joined: 126, and the shell's word on stderr.
@@ -60,6 +61,11 @@ class Ceilings:
 UNLIMITED = Ceilings()
 
 
+def ceilings(limits: Limits) -> Ceilings:
+    """What the kernel is to hold an agent's tree to."""
+    return Ceilings(memory_bytes=limits.memory_bytes, cpu_percent=limits.cpu_percent, tasks=limits.tasks)
+
+
 @attrs.frozen(kw_only=True)
 class Usage:
     """The whole tree's; None for what this mechanism does not count."""
@@ -78,6 +84,11 @@ class Container(ABC):
     join: tuple[str, ...] = ()
     #: Variables for the agent's environment.
     env: Mapping[str, str]
+
+    @property
+    def enforced(self) -> frozenset[Ceiling]:
+        """The limits that the kernel enforces here where they are set; the others are left to be sampled."""
+        return frozenset()
 
     @abstractmethod
     def started(self, leader: Identity) -> None:
@@ -117,6 +128,10 @@ class Container(ABC):
 
     def tasks_refused(self) -> int:
         """How many forks the limit of tasks has refused."""
+        return 0
+
+    def throttled(self) -> int:
+        """In how many periods the limit of cpu has held it back."""
         return 0
 
     def usage(self) -> Usage:

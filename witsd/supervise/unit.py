@@ -145,8 +145,6 @@ class Unit:
             spec=self.spec,
             restarts=self.life.restarts,
             silence_s=self.shared.clock.monotonic() - living.last_word if living else None,
-            kept=self.shared.containment.controllers,
-            end=living.end_for_limit if living else lambda reason: None,
         )
 
     # ---- the unit's task ------------------------------------------------------------------------------

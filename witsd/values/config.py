@@ -66,7 +66,8 @@ class Logs:
 class Daemon:
     """``grace_s``: how long runs may go on when the daemon is asked to stop.
 
-    ``sample_s``: how often agents are sampled; 0 turns it off, and with it the limits that the kernel does not keep.
+    ``sample_s``: how often agents are sampled; 0 turns figures and alerts off. Those with a limit of memory or tasks
+    that the kernel does not keep are looked at twice a second all the same.
     """
 
     grace_s: Seconds = 10

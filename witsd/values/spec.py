@@ -87,6 +87,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """What an agent's whole process tree may use; 0 is no limit.
 
     ``cpu_percent``: 100 is one core. ``tasks``: processes and threads. ``open_files``: of each process.
+    ``output_bytes_per_s``: of log lines; who writes faster is slowed by its own pipe.
     ``concurrency``: runs at once; the rest wait in order.
     """
 
@@ -96,6 +97,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     cpu_percent: Annotated[float, Meta(ge=0)] = 0
     tasks: Annotated[int, Meta(ge=0)] = 0
     open_files: Annotated[int, Meta(ge=0)] = 0
+    output_bytes_per_s: Annotated[int, Meta(ge=0)] = 0
 
 
 class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

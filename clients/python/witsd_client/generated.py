@@ -131,7 +131,17 @@ if TYPE_CHECKING:
     ChatMessageRole = Literal["system", "user", "assistant", "tool"]
     FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
     Scope = Literal["read", "chat", "memory", "tools", "approve", "agents", "admin"]
-    AgentAlertDataState = Literal["raised", "cleared"]
+    LimitName = Literal[
+        "memory_bytes",
+        "cpu_percent",
+        "tasks",
+        "open_files",
+        "output_bytes_per_s",
+        "run_timeout_s",
+    ]
+    AgentAlertDataState = Literal["raised", "cleared", "breached"]
+    LimitAction = Literal["killed", "throttled", "refused", "slowed", "failed", "reported"]
+    Enforcer = Literal["kernel", "samples", "daemon"]
 else:
     DoctorStatus = str
     DoctorReportDaemon = str
@@ -157,7 +167,10 @@ else:
     ChatMessageRole = str
     FinishReason = str
     Scope = str
+    LimitName = str
     AgentAlertDataState = str
+    LimitAction = str
+    Enforcer = str
 
 
 class ClientInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -323,8 +336,9 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an agent's whole process tree may use; 0 is no limit. ``cpu_percent``: 100 is one core.
-    ``tasks``: processes and threads. ``open_files``: of each process. ``concurrency``: runs at
-    once; the rest wait in order.
+    ``tasks``: processes and threads. ``open_files``: of each process. ``output_bytes_per_s``: of
+    log lines; who writes faster is slowed by its own pipe. ``concurrency``: runs at once; the rest
+    wait in order.
     """
 
     concurrency: int = 4
@@ -333,6 +347,7 @@ class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu_percent: float = 0
     tasks: int = 0
     open_files: int = 0
+    output_bytes_per_s: int = 0
 
 
 class Alerts(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1190,13 +1205,21 @@ class AgentLogData(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AgentAlertData(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``agent.alert``. A cleared one has no ``value`` where there is nothing to read any more."""
+    """``agent.alert``: a threshold of ``[alerts]`` that is reached or no longer, or a passed one of
+    ``[limits]``. A cleared one has no ``value`` where there is nothing to read any more.
+    ``breached``: ``alert`` is the limit, ``threshold`` what it is set to, ``value`` the figure that
+    passed it, ``action`` what was done and ``count`` how often since it was told last (once a
+    minute; ``killed`` always). ``reported``: nothing could be done.
+    """
 
     name: str
-    alert: AlertName
+    alert: AlertName | LimitName
     state: AgentAlertDataState
     threshold: float
     value: float | UnsetType = UNSET
+    action: LimitAction | UnsetType = UNSET
+    enforced_by: Enforcer | UnsetType = UNSET
+    count: int | UnsetType = UNSET
 
 
 class LogLineData(Struct, frozen=True, kw_only=True, omit_defaults=True):
