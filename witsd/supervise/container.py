@@ -142,11 +142,17 @@ class Container(ABC):
         """Forget it, once it is empty. False when the kernel kept it: the next sweep tries again. Blocks."""
         return True
 
+    def _remove_if_empty(self) -> bool:
+        """The usual end: the leader was alone."""
+        return not self.populated() and self.remove()
+
     async def end(self, timeout_s: float) -> bool:
         """Kill until nobody is left, then remove; False when that was not to be had within ``timeout_s``."""
         with trio.move_on_after(timeout_s):
             while True:
                 try:
+                    if await trio.to_thread.run_sync(self._remove_if_empty):
+                        return True
                     await trio.to_thread.run_sync(self.kill)
                 except OSError as error:
                     if error.errno not in SCARCE:

@@ -7,9 +7,11 @@ for the agent is for its unit to say, which is told by ``Keeper.tell``.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 from contextlib import aclosing
+from pathlib import Path
 from typing import Protocol
 
 import attrs
@@ -119,7 +121,7 @@ class Living:
                     self.shared.watch.ended(self._held)
                 self.tree = None
                 self.keeper.set_health("unknown")
-                shutil.rmtree(self.shared.run_root / spec.name, ignore_errors=True)
+                _clear(self.shared.run_root / spec.name)
 
     async def _attend(self, tree: Tree, spec: AgentSpec) -> Exited:
         process, self.tree = tree.process, tree
@@ -293,3 +295,10 @@ class Living:
             "writes lines to stdout that are not JSON-RPC; they are kept in its log. Print to stderr instead",
             len(lines),
         )
+
+
+def _clear(folder: Path) -> None:
+    try:
+        os.rmdir(folder)  # most leave nothing in it
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -80,7 +80,7 @@ async def _fork(
     env = environment.build(spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
     env |= more_env
     command = spec.command if spec.kind != "assistant" else shared.assistant_command
-    container = await trio.to_thread.run_sync(_prepare, spec, shared, run_dir)
+    container = await shared.spawner.run(lambda: _prepare(spec, shared, run_dir))
     notify = None
     try:
         if spec.ready.when == "notify" and not spec.run_per_request:
@@ -95,7 +95,7 @@ async def _fork(
             open_files=spec.limits.open_files,
         )
     except (SpawnError, OSError) as error:
-        await trio.to_thread.run_sync(container.remove)
+        await container.end(END_S)
         raise SpawnError(str(error)) from error
     return Tree(process, container, notify)
 
