@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"witsd: {leaf}", file=sys.stderr)
             if isinstance(leaf, AlreadyRunning):
                 print("       to take over from it: witsd up --replace; to stop it: witsd down", file=sys.stderr)
-        if inherited.ours:
+        if inherited.ours and group.subgroup(AlreadyRunning) is None:
             print("       The daemon that was replaced has stopped, so none runs now.", file=sys.stderr)
     return status
 

@@ -340,3 +340,38 @@ def test_one_who_says_nothing_keeps_nobody_out(stopped_daemon: Daemon) -> None:
             assert new.ready()["pid"] == new.process.pid
             assert old.wait() == 0
             assert os.stat(f"{home.socket}.next").st_mode & 0o777 == 0o600
+
+
+def test_a_socket_with_the_longest_path_there_can_be(stopped_daemon: Daemon) -> None:
+    home = stopped_daemon
+    deep = home.home / ("d" * (107 - len(str(home.home)) - len("//w.sock")))
+    deep.mkdir(mode=0o700)
+    home.socket = deep / "w.sock"
+    assert len(str(home.socket)) == 107, "and beside it there is a longer one"
+    home.env["WITSD_LISTEN_UNIX"] = str(home.socket)
+    with up(home) as old:
+        old.ready()
+        with up(home, "--replace") as new:
+            new.ready()
+            assert old.wait() == 0
+            assert home.call("system/status")["pid"] == new.process.pid
+
+
+def test_what_fails_after_the_point_of_no_return_is_told_as_it_is(stopped_daemon: Daemon) -> None:
+    home = stopped_daemon
+    with up(home) as old, gate(home.home) as closed:
+        old.ready()
+        with wire(home.socket) as c:
+            define(c, "script", "script")
+            begin(c, "script", ["say", "hello"], ["gate", closed.path])
+            with up(home, "--replace") as new:
+                new.told("Connections wait")
+                agents = home.home / "agents"
+                agents.rename(home.home / "away")
+                agents.write_text("")
+                closed.let()
+                assert old.wait() == 0
+                assert new.wait() == 1
+                assert "none runs now" in new.said()
+                assert "Traceback" not in new.said()
+        assert not home.socket.exists()

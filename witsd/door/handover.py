@@ -30,7 +30,7 @@ import trio
 from trio import TaskStatus  # type: ignore[attr-defined, unused-ignore]
 
 from witsd.door.activation import Inherited
-from witsd.door.identity import HasOptions, Refused
+from witsd.door.identity import HasOptions, Refused, peer_credentials
 from witsd.door.listen import ListenError, UnixSocket, accept_forever, holder_of, short_path
 from witsd.values.actor import Actor
 
@@ -38,6 +38,7 @@ log = logging.getLogger("witsd.door")
 
 #: How long either side may take for its part of the talk before ``go``.
 _TALK_S = 30.0
+_MAX_TALKS = 16
 _MAX_LINE = 64 * 1024
 _GO = b"go\n"
 
@@ -128,6 +129,7 @@ class Offer:
     #: Called once the successor has said ``go``.
     on_taken: Callable[[], None]
     _candidate: int = 0
+    _talks: int = 0
 
     async def wait(self, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Answer successors until cancelled. Where the meeting place cannot be made it is logged, and that is all."""
@@ -141,11 +143,18 @@ class Offer:
         try:
             async with trio.open_nursery() as nursery:
                 task_status.started()
-                await accept_forever(listener, lambda stream: nursery.start_soon(self._talk, stream), "handover")
+                await accept_forever(listener, lambda stream: self._take(nursery, stream), "handover")
         finally:
             listener.socket.close()
             with suppress(OSError):
                 os.unlink(path)
+
+    def _take(self, nursery: trio.Nursery, stream: trio.SocketStream) -> None:
+        if self._talks == _MAX_TALKS:
+            stream.socket.close()
+            return
+        self._talks += 1
+        nursery.start_soon(self._talk, stream)
 
     async def _talk(self, stream: trio.SocketStream) -> None:
         mine = False
@@ -164,6 +173,7 @@ class Offer:
         except (OSError, trio.BrokenResourceError, Refused, msgspec.MsgspecError) as error:
             log.warning("handover.failed error=%s", error)
         finally:
+            self._talks -= 1
             if mine and not self.heir.named:
                 self._candidate = 0
 
@@ -193,8 +203,6 @@ class Offer:
         await stream.socket.sendmsg([_encode(answer)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
         if await _line(stream) != _GO:
             return  # it has found something in its way
-        if self.stopping():
-            return  # somebody else has asked meanwhile, perhaps to be rid of both: it sees the end, and starts alone
         log.info("handover.begins to_pid=%d to_version=%s", ask.pid, ask.version)
         self.heir.accept(socket.socket(fileno=os.dup(stream.socket.fileno())))
         self.on_taken()
@@ -290,11 +298,13 @@ def meet(unix: Path, database: Path, version: str) -> Predecessor | None:
             ) from error
         return None
     try:
+        if (uid := peer_credentials(connection).uid) != os.getuid():
+            raise PermissionError(f"uid {uid} listens on {meeting_place(unix)}")  # in a folder where others may write
         connection.sendall(_encode(Ask(version=version, pid=os.getpid(), database=str(database.resolve()))))
         answer, fds = _receive(connection)
     except (OSError, msgspec.MsgspecError) as error:
         connection.close()
-        raise HandoverError(f"the running daemon does not answer as expected: {error}; it goes on") from error
+        raise HandoverError(f"what answers in the place of the running daemon is not as expected: {error}") from error
     inherited = Inherited(ours=True)
     for name, fd in zip(answer.sockets, fds, strict=False):
         sock = socket.socket(fileno=fd)
