@@ -171,7 +171,7 @@ def test_who_connects_while_nobody_accepts_waits_and_is_served(stopped_daemon: D
             run_id = begin(c, "script", ["say", "hello"], ["gate", closed.path], ["say", "bye"])
             c.call("system/status")
             with up(home, "--replace", env={"WITSD_LISTEN_HTTP": f"{host}:{port}"}) as new, ExitStack() as waiting:
-                new.told("Connections wait")
+                old.told("daemon.stopping ")  # logged once it accepts nobody any more
                 streams = []
                 for address in (str(home.socket), (host, int(port))):
                     stream = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
@@ -282,6 +282,7 @@ def test_a_successor_that_dies_while_waiting_leaves_an_ordinary_stop(stopped_dae
             begin(c, "script", ["say", "hello"], ["gate", closed.path])
             with up(home, "--replace") as new:
                 new.told("Connections wait")
+                old.told("daemon.stopping ")
                 new.process.send_signal(signal.SIGINT)
                 new.wait()
             closed.let()
