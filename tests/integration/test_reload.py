@@ -199,3 +199,41 @@ def test_a_change_of_settings_is_said_to_wait_for_a_restart(stopped_daemon: Daem
     assert f"{settings}:2" in result["settings_error"]
     assert "a restart would fail" in daemon.cli("reload").stderr
     daemon.stop()
+
+
+def test_one_that_will_not_stop_delays_nobody_else(daemon: Daemon) -> None:
+    ignores = "trap '' TERM; echo up; while :; do sleep 1; done"
+    spec = {
+        "kind": "exec",
+        "command": ["sh", "-c", ignores],
+        "ready": {"when": "log", "pattern": "up"},
+        "stop": {"grace_s": 3600},
+    }
+    with wire(daemon.socket) as c, wire(daemon.socket) as removing, wire(daemon.socket) as defining:
+        pids = []
+        for name in ("removed", "deleted", "stopped"):
+            c.call("agents/define", spec={"name": name, **spec})
+            pids.append(c.call("agents/start", name=name)["pid"])
+        removing.send({"jsonrpc": "2.0", "id": "rm", "method": "agents/remove", "params": {"name": "removed"}})
+        c.call("agents/stop", name="stopped", wait=False)
+        while "removed" in [agent["name"] for agent in c.call("agents/list")["items"]]:
+            pass  # each look is a request of its own, which is answered
+        # The same name is free when its process is gone, and not before.
+        again = {"name": "removed", "kind": "exec", "command": ["sleep", "1000"]}
+        defining.send({"jsonrpc": "2.0", "id": "again", "method": "agents/define", "params": {"spec": again}})
+        file_of(daemon, "deleted").unlink()
+        reloading = {"jsonrpc": "2.0", "id": "reload", "method": "system/reload", "params": {}}
+        removing.send(reloading)
+        define(c, "other", "script")
+        c.call("agents/define", spec={"name": "removed-too", "kind": "exec", "command": ["sleep", "1000"]})
+        c.call("agents/remove", name="removed-too")
+        assert play(c, "other", text="hello")["status"] == "completed"
+        with pytest.raises(RpcError, match="there is no agent 'removed'"):
+            get(c, "removed")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        answers = {message["id"]: message for message in (removing.receive(), removing.receive(), defining.receive())}
+        assert all("result" in message for message in answers.values()), answers
+        assert answers["reload"]["result"]["changed"] == ["deleted"]
+        assert c.call("agents/start", name="removed")["pid"] not in pids
+        assert len(of_daemon(daemon.home)) == 2, "`other` and the new `removed`"

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 #: Also what keeps a name safe as a file name, a stream name and a metric label.
-NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+#: ``digest@work`` is an instance of ``digest``.
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}(@[a-z0-9][a-z0-9_-]{0,62})?$"
 #: The same in words.
 NAME_RULE = "a name has at most 63 characters, all of them a-z, 0-9, - or _, and begins with a letter or a digit"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -130,6 +131,10 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     idle_stop_s: Seconds = 300
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
+    #: Started before this one, which waits until they are active, and stopped after it.
+    requires: tuple[Name, ...] = ()
+    #: Order alone: where both are started, these come first; where both are stopped, last.
+    after: tuple[Name, ...] = ()
     skills: tuple[Skill, ...] = ()
     description: str = ""
     run_per_request: bool = False

@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
     AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
     AgentHealth = Literal["ok", "hung", "unknown"]
+    AgentContainer = Literal["cgroup-v2", "cgroup-v1", "process-group"]
     LogLevel = Literal["debug", "info", "warning", "error", "critical"]
     ItemStatus = Literal["in_progress", "completed", "failed", "cancelled"]
     MessageItemRole = Literal["user", "assistant", "system"]
@@ -153,6 +154,7 @@ else:
     AlertName = str
     AgentState = str
     AgentHealth = str
+    AgentContainer = str
     LogLevel = str
     ItemStatus = str
     MessageItemRole = str
@@ -380,6 +382,10 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     idle_stop_s: float = 300
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
+    #: Started before this one, which waits until they are active, and stopped after it.
+    requires: tuple[str, ...] = ()
+    #: Order alone: where both are started, these come first; where both are stopped, last.
+    after: tuple[str, ...] = ()
     skills: tuple[Skill, ...] = ()
     description: str = ""
     run_per_request: bool = False
@@ -431,10 +437,11 @@ class RaisedAlert(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``. ``agents/get``
-    and ``agents/list`` also tell ``vitals`` (while it has a process that was sampled), ``requests``
-    (of the last five minutes, where there were any) and ``alerts`` (where any is up); others leave
-    them out.
+    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``, or for whom it
+    waits while ``starting`` or ``stopping``; ``container`` what holds its whole process tree, while
+    it has one. ``agents/get`` and ``agents/list`` also tell ``vitals`` (while it has a process that
+    was sampled), ``requests`` (of the last five minutes, where there were any) and ``alerts``
+    (where any is up); others leave them out.
     """
 
     name: str
@@ -449,6 +456,7 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     vitals: VitalsSample | UnsetType = UNSET
     requests: RequestStats | UnsetType = UNSET
     alerts: tuple[RaisedAlert, ...] | UnsetType = UNSET
+    container: AgentContainer | UnsetType = UNSET
 
 
 class AgentPage(Struct, frozen=True, kw_only=True, omit_defaults=True):

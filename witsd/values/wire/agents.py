@@ -15,14 +15,17 @@ AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "f
 AgentHealth = Literal["ok", "hung", "unknown"]
 #: From the least to the gravest.
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+AgentContainer = Literal["cgroup-v2", "cgroup-v1", "process-group"]
 
 
 @attrs.frozen(kw_only=True)
 class Agent:
-    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``.
+    """One agent as it is now.
 
-    ``agents/get`` and ``agents/list`` also tell ``vitals`` (while it has a process that was sampled), ``requests`` (of
-    the last five minutes, where there were any) and ``alerts`` (where any is up); others leave them out.
+    ``reason`` says why it is in ``backoff`` or ``failed``, or for whom it waits while ``starting`` or ``stopping``;
+    ``container`` what holds its whole process tree, while it has one. ``agents/get`` and ``agents/list`` also tell
+    ``vitals`` (while it has a process that was sampled), ``requests`` (of the last five minutes, where there were any)
+    and ``alerts`` (where any is up); others leave them out.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Agent:
     vitals: VitalsSample | UnsetType = UNSET
     requests: RequestStats | UnsetType = UNSET
     alerts: tuple[RaisedAlert, ...] | UnsetType = UNSET
+    container: AgentContainer | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)
