@@ -6,6 +6,7 @@ Nothing is dropped and nothing piles up: what is not read yet waits in the pipe,
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import struct
 import termios
@@ -22,6 +23,8 @@ from witsd.values.clock import Clock
 _CHUNK = 64 << 10
 #: The pipe of a process that has filled its own: fewer, larger writes, and it goes on writing while we write.
 _FLOOD_PIPE = 512 << 10
+#: Who is heard of again so soon writes one line after the other: they are kept together, so long apart.
+_BUSY_S, _GATHER_S = 0.005, 0.002
 #: Of a flood, what is kept in one write.
 _FLOOD_BATCH = 256 << 10
 
@@ -106,15 +109,12 @@ async def copy(
     kept: Callable[[bytes], None] = lambda text: None,
 ) -> None:
     """Keep every line of a pipe until it ends or is closed. ``heard`` is told of each chunk, ``kept`` of blocks."""
-    lines, flooded = Lines(), False
+    lines, widened, kept_at = Lines(), False, -math.inf
     try:
         while chunk := await stream.receive_some(pace.chunk if pace else _CHUNK):
             heard(chunk)
             count, blocks = len(chunk), lines.feed(chunk)
             if count == _CHUNK:
-                if not flooded:
-                    flooded = True
-                    _widen(stream)
                 for more in _at_hand(stream):
                     heard(more)
                     count += len(more)
@@ -125,6 +125,14 @@ async def copy(
                     kept(text)
             if pace is not None:
                 await pace.take(count, lambda: _waiting(stream))
+            busy, kept_at = trio.current_time() - kept_at < _BUSY_S, trio.current_time()
+            if busy:
+                if not widened:
+                    widened = True
+                    _widen(stream)
+                if count < _CHUNK:
+                    # It goes on writing meanwhile: a thousand lines kept one by one cost as much as a megabyte.
+                    await trio.sleep(_GATHER_S)
     except (trio.ClosedResourceError, trio.BrokenResourceError):
         pass
     if rest := lines.end():
