@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from witsd.cli.base import Noun, agent_argument
+from witsd.cli.base import Noun, agent_argument, duration_s
 from witsd.cli.connect import Failed, call, pages, run
 from witsd.cli.connect import follow as forever
-from witsd.cli.follow import events, plain
+from witsd.cli.follow import LEVELS, log_lines, plain
 from witsd.cli.output import dotted, emit_json, emit_json_line, fields, say, table
 from witsd.cli.text import clock_time, neutral, one_line, when
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 NOT_FOUND = -32002
 #: How long `add` waits for an agent to come up; it goes on coming up when this is over.
 START_WAIT_S = 60
-#: Of lines of JSON, from the least to the gravest.
-LEVELS = ("debug", "info", "warning", "error", "critical")
 #: The states in which a start has come to something.
 SETTLED = ("active", "backoff", "failed")
 
@@ -214,24 +212,28 @@ def _say_state(state: dict[str, Any]) -> None:
 @click.option("--level", type=click.Choice(LEVELS), help="Only lines of JSON that say they are at least so grave.")
 def agent_logs(name: str, follow: bool, tail: int, level: str | None, as_json: bool) -> None:
     """What an agent has written. With --json one line a log line."""
-    stream = f"log:{name}"
-    wanted = LEVELS[LEVELS.index(level) :] if level else ()
 
     async def show(client: Client) -> None:
-        newest = (await client.call("agents/logs", {"name": name, "tail": 1}))["lines"]
-        last = newest[-1]["seq"] if newest else 0
-        if tail:
-            params = {"name": name, "tail": tail, **({"level": level} if level else {})}
-            for line in (await client.call("agents/logs", params))["lines"]:
+        async with aclosing(log_lines(client, name, tail, follow=follow, level=level)) as lines:
+            async for line in lines:
                 _say_log(line, as_json)
-                last = max(last, line["seq"])
-        if follow:
-            async with aclosing(events(client, [stream], since={stream: last})) as following:
-                async for event in following:
-                    if event["type"] == "log.line" and (level is None or event["data"].get("level") in wanted):
-                        _say_log({"seq": event["seq"], "time": event["time"], **event["data"]}, as_json)
 
     (forever if follow else run)(show)
+
+
+@agent.command(name="metrics")
+@agent_argument()
+@click.option("--window", "window_s", default="2m", show_default=True, callback=duration_s, metavar="DURATION",
+              help="How far to look back: 90s, 5m, up to 12h.")
+def agent_metrics(name: str, window_s: float, as_json: bool) -> None:
+    """What an agent's processes used, how its requests went, and which alerts are up."""
+    from witsd.cli.agent_metrics import show_metrics
+
+    found = call("agents/metrics", {"name": name, "window_s": window_s})
+    if as_json:
+        emit_json(found)
+    else:
+        show_metrics(name, found, window_s)
 
 
 def _say_log(line: dict[str, Any], as_json: bool) -> None:
