@@ -5,8 +5,9 @@ because ``clone3`` starts a process inside its control group. One that is moved 
 all processors, 10 ms after a pause, and the daemon cannot fork by itself with threads around.
 
 Of the standard library alone, and without imports from the package: what is in its memory each fork copies.
-A request is ``(argv, env, cwd, groups, open_files)``, marshalled, with the three standard descriptors and that of the
-v2 group to be born in, if there is one; ``groups`` are those to join. The answer is ``(pid, errno, step)``.
+A request is ``(argv, env, cwd, groups, open_files)``, marshalled, with the three standard descriptors, a pipe to report
+to, and the v2 group to be born in, if there is one; ``groups`` are those to join. The answer, ``(pid, errno)``, does
+not wait for the child: that reports ``errno step`` if it fails, and when it has become the program the pipe ends.
 """
 
 import ctypes
@@ -25,8 +26,8 @@ from typing import Any, NoReturn
 _SET_PDEATHSIG, _SET_DUMPABLE = 1, 4
 _CLONE_PARENT, _CLONE_INTO_CGROUP = 0x8000, 0x2_0000_0000
 _SYS_CLONE3 = 435
-#: At most, with one message: three pipes and a group.
-_HANDLES = 4
+#: At most, with one message.
+_HANDLES = 5
 #: Where seccomp hides clone3, as a service manager does that restricts namespaces.
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220}
 _libc = ctypes.PyDLL(None, use_errno=True)  # keeps the GIL: the child is to have it
@@ -92,30 +93,26 @@ def serve(sock: socket.socket, daemon: int) -> None:
     """Fork what is asked for until the daemon has closed its end."""
     while (message := receive(sock)) is not None:
         request, fds = message
-        reading, writing = os.pipe2(os.O_CLOEXEC)
         joins: tuple[bytes, ...] = ()
         try:
             try:
-                pid = clone(fds[3] if len(fds) > 3 else -1)
+                pid = clone(fds[4] if len(fds) > 4 else -1)
             except OSError:  # no clone3, no such flag: then it joins by itself, and says why if it cannot
                 pid = clone_plainly()
-                joins = tuple(b"/proc/self/fd/%d" % fd for fd in fds[3:])
+                joins = tuple(b"/proc/self/fd/%d" % fd for fd in fds[4:])
             if pid == 0:
-                become(request, fds, joins, daemon, writing)
-            os.close(writing)
-            failed = os.read(reading, 64)  # nothing is there to be read once it has become the program
-            number, _, step = failed.decode().partition(" ")
-            answer = (pid, int(number or 0), step)
+                become(request, fds, joins, daemon)
+            answer = (pid, 0)
         except OSError as error:
-            os.close(writing)
-            answer = (0, error.errno or errno.EAGAIN, "fork")
-        for fd in (*fds, reading):
+            answer = (0, error.errno or errno.EAGAIN)
+        for fd in fds:
             os.close(fd)
         send(sock, answer)
 
 
-def become(request: Any, fds: list[int], joins: tuple[bytes, ...], daemon: int, report: int) -> NoReturn:
-    """In the child: take on what was asked for. What fails is written to ``report``, with the step it failed at."""
+def become(request: Any, fds: list[int], joins: tuple[bytes, ...], daemon: int) -> NoReturn:
+    """In the child: take on what was asked for, or report what fails and at which step."""
+    report = fds[3]
     argv, env, cwd, groups, open_files = request
     step = b"fork"
     try:

@@ -55,13 +55,14 @@ class Forker:
         self._sock: socket.socket | None = None
         self._cannot = ""
 
-    def fork(self, start: Start, pipes: Sequence[int]) -> int:
-        """Its pid, once it runs its program with these three as standard input, output and error. Blocks, briefly.
+    def fork(self, start: Start, pipes: Sequence[int]) -> tuple[int, int]:
+        """Its pid, with these three as standard input, output and error, and where it reports. Blocks, briefly.
 
-        Raises ``OSError`` with the step that failed; nothing of it is left then.
+        The report, read to its end, is empty once it runs its program; else ``failure`` says what it means.
+        Raises ``OSError`` when there is no process.
         """
         if self._cannot:
-            return _by_launcher(start, pipes)
+            return self._by_launcher(start, pipes)
         v2: list[str] = []
         v1: list[str] = []
         for group in start.join:
@@ -73,23 +74,31 @@ class Forker:
             [os.fsencode(group) for group in v1],
             start.open_files,
         )
-        handles = [os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for group in v2]
+        report, told = os.pipe2(os.O_CLOEXEC)
+        handles = [told]
         try:
-            pid, number, step = self._ask(request, (*pipes, *handles))
+            handles += [os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for group in v2]
+            pid, number = self._ask(request, (*pipes, *handles))
+            if number in _REFUSED:
+                self._cannot = os.strerror(number)
+                log.warning("supervise.no_forker reason=%s", self._cannot)
+                pid = _by_launcher(start, pipes)
+            elif number:
+                raise OSError(number, failure(b"%d fork" % number))
+        except BaseException:
+            os.close(report)
+            raise
         finally:
             for handle in handles:
                 os.close(handle)
-        if not number:
-            return pid
-        if pid:
-            os.waitpid(pid, 0)
-        elif step == "fork" and number in _REFUSED:
-            self._cannot = os.strerror(number)
-            log.warning("supervise.no_forker reason=%s", self._cannot)
-            return _by_launcher(start, pipes)
-        raise OSError(number, f"{_STEPS.get(step, step)}: {os.strerror(number)}")
+        return pid, report
 
-    def _ask(self, request: object, fds: tuple[int, ...]) -> tuple[int, int, str]:
+    def _by_launcher(self, start: Start, pipes: Sequence[int]) -> tuple[int, int]:
+        report, told = os.pipe2(os.O_CLOEXEC)
+        os.close(told)  # it reports nothing: a shell says by its exit status what went wrong
+        return _by_launcher(start, pipes), report
+
+    def _ask(self, request: object, fds: tuple[int, ...]) -> tuple[int, int]:
         sock = self._sock or self._begin()
         try:
             forker.send(sock, request, fds)
@@ -104,8 +113,8 @@ class Forker:
         if answer is None:
             self.close()
             raise OSError("the process that forks has ended unexpectedly; another is started at the next try")
-        (pid, number, step), _ = answer
-        return pid, number, step
+        (pid, number), _ = answer
+        return pid, number
 
     def _begin(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -136,6 +145,12 @@ class Forker:
             self._child.kill()
             self._child.wait()
             self._child = None
+
+
+def failure(report: bytes) -> str:
+    """What a report that is not empty says, for a person."""
+    number, _, step = report.decode().partition(" ")
+    return f"{_STEPS.get(step, step)}: {os.strerror(int(number))}"
 
 
 def _by_launcher(start: Start, pipes: Sequence[int]) -> int:

@@ -22,7 +22,7 @@ import attrs
 import trio
 
 from witsd.supervise.container import Container
-from witsd.supervise.forking import Forker, Start
+from witsd.supervise.forking import Forker, Start, failure
 from witsd.supervise.identity import Identity, boot_id, start_time
 
 T = TypeVar("T")
@@ -217,25 +217,47 @@ async def spawn(
         open_files=open_files,
     )
     try:
-        pid, (pidfd, *pipes) = await spawner.run(lambda: _fork(spawner.forker, start))
+        pid, (pidfd, report, *pipes) = await spawner.run(lambda: _fork(spawner.forker, start))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         # ValueError: a zero byte in an argument, an "=" in a variable's name
         raise SpawnError(error.strerror or str(error) if isinstance(error, OSError) else str(error)) from error
+    failed = await _failure(report)
+    if failed:
+        for handle in pipes:
+            os.close(handle)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await trio.lowlevel.wait_readable(pidfd)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
+        os.close(pidfd)
+        raise SpawnError(failed)
     stdin, stdout, stderr = map(trio.lowlevel.FdStream, pipes)
     identity = Identity(pid, start_time(pid) or 0, boot_id())
     container.started(identity)
     return Process(identity, stdin, stdout, stderr, pidfd)
 
 
+async def _failure(report: int) -> str:
+    """Why it has not become its program; empty once it has. Not cancellable: it is about to be one or the other."""
+    try:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await trio.lowlevel.wait_readable(report)
+            told = os.read(report, 64)
+            return failure(told) if told else ""
+        return ""  # it hangs on its way to it, on a folder that does not answer: it can be stopped like any other
+    finally:
+        os.close(report)
+
+
 def _fork(forker: Forker, start: Start) -> tuple[int, list[int]]:
-    """The pid, and our handles: its pidfd and our ends of its three pipes."""
+    """The pid, and our handles: its pidfd, its report, and our ends of its three pipes."""
     ours: list[int] = []
     theirs: list[int] = []
     try:
         for ends in ((theirs, ours), (ours, theirs), (ours, theirs)):
             for end, handle in zip(ends, os.pipe2(os.O_CLOEXEC), strict=True):
                 end.append(handle)
-        pid = forker.fork(start, theirs)
+        pid, report = forker.fork(start, theirs)
+        ours.insert(0, report)
         try:
             ours.insert(0, os.pidfd_open(pid))
         except OSError:  # out of descriptors: what nobody can talk to must not go on running
