@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 if __name__ == "__main__":
     # Until it is heard in its own way, Ctrl-C ends the start plainly and without a traceback of imports.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Full collections would walk again and again over what is there to stay: a tenth of the whole start.
+    gc.set_threshold(*gc.get_threshold()[:2], 1_000_000)
 
 import argparse
 import dataclasses
-import gc
 import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -29,15 +32,27 @@ from witsd_client.paths import Paths
 from witsd import __version__
 from witsd.announce import Announce, show_config
 from witsd.door.activation import Inherited, take_inherited
-from witsd.door.listen import ListenError, claim_file, claim_unix, open_tcp
+from witsd.door.handover import Offer, no_heir_yet
+from witsd.door.listen import AlreadyRunning, ListenError, claim_file, claim_unix, open_tcp
 from witsd.journal.store import SchemaError, StorageError
-from witsd.notify import feed
+from witsd.notify import ask_for_time, feed, is_managed
+from witsd.takeover import LOCKS_S, make_folders, take_over
 from witsd.values.clock import SystemClock
-from witsd.values.config import ConfigError, Settings, load
+from witsd.values.config import ConfigError, Settings, Source, load
 from witsd.values.errors import LimitExceeded
 from witsd.wiring import Sockets, wired
 
 log = logging.getLogger("witsd")
+
+
+#: After how many smaller collections a full one comes: Python's own figure.
+_FULL_COLLECTION = 10
+#: How long a start may keep a service manager waiting: migrating a large database takes what it takes.
+_START_S = 3600.0
+_MANAGED = (
+    "a service manager has started it and would take its end for the end of the service. Restart it there: "
+    "systemctl --user restart witsd (with witsd.socket enabled, connections wait meanwhile)"
+)
 
 
 @attrs.define(eq=False)
@@ -57,36 +72,52 @@ class Stop:
 
 
 async def run(
-    settings: Settings, paths: Paths, env: dict[str, str], announce: Announce, inherited: Inherited
+    settings: Settings, source: Source, paths: Paths, env: dict[str, str], announce: Announce, inherited: Inherited
 ) -> None:
     """The daemon's whole life. Raises what keeps it from starting; returns after an orderly stop."""
-    for folder in (paths.config_dir, paths.data_dir, paths.log_dir):
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise StorageError(f"cannot make the folder {folder}: {error.strerror}") from error
+    make_folders(paths)
     stop = Stop()
+    lent = bool(inherited.unix or inherited.tcp) and not inherited.ours
+    locks_s = LOCKS_S if inherited.ours else 0
     # The lock comes first: whoever has it is the only one to touch the database and the processes.
     # So does the port: one that is taken should be heard of before any agent is started.
     with (
-        claim_unix(paths.socket, inherited=inherited.unix) as unix,
-        claim_file(paths.database),
+        no_heir_yet() as heir,
+        claim_unix(paths.socket, inherited=inherited.unix, ours=inherited.ours, patience_s=locks_s) as unix,
+        claim_file(paths.database, patience_s=locks_s),
         _bound(settings, inherited) as http,
     ):
-        sockets = Sockets(unix, http)
+        unix.stays = lambda: heir.waits
         async with trio.open_nursery() as nursery:
             await nursery.start(_hear_signals, stop)
             nursery.start_soon(feed, env, SystemClock())
-            async with wired(settings, paths, env, sockets, stop.request) as daemon:
+            starting = await nursery.start(ask_for_time, announce.manager, _START_S)
+            async with wired(settings, paths, env, Sockets(unix, http), stop.request, source) as daemon:
                 await nursery.start(daemon.reload_on_hangup, announce.manager)
+                offer = Offer(
+                    version=__version__,
+                    unix=unix,
+                    tcp=None if http is None else http.socket.fileno(),
+                    database=paths.database,
+                    grace_s=settings.daemon.grace_s,
+                    refusal=_MANAGED if lent or is_managed(env) else "",
+                    identify=daemon.door.identify,
+                    stopping=stop.asked.is_set,
+                    heir=heir,
+                    on_taken=partial(stop.request, None),
+                )
+                await nursery.start(offer.wait)
                 # What is there now stays: a full collection need not walk over it, which takes 50 ms and more.
                 gc.freeze()
+                gc.set_threshold(*gc.get_threshold()[:2], _FULL_COLLECTION)
+                starting.cancel()
                 announce.ready(daemon.listening())
                 await stop.asked.wait()
                 announce.stopping()
                 grace = settings.daemon.grace_s if stop.grace_s is None else stop.grace_s
                 stop.patience.deadline = trio.current_time() + grace
-                await daemon.stop(stop.patience)
+                await nursery.start(ask_for_time, announce.manager, daemon.longest_stop_s(grace))
+                await daemon.stop(stop.patience, handing_over=heir.named)
             nursery.cancel_scope.cancel()
 
 
@@ -119,6 +150,9 @@ async def _hear_signals(stop: Stop, task_status: TaskStatus[None] = trio.TASK_ST
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 stopped in order, 1 could not start, 2 a wrong setting."""
     parser = argparse.ArgumentParser(prog="witsd up", description="Run the daemon in the foreground.")
+    parser.add_argument(
+        "--replace", action="store_true", help="take over from the running daemon: connections wait, none is refused"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="flags")
     parser.add_argument("--show-config", action="store_true", help="print the settings and where each comes from")
     parser.add_argument("--json", action="store_true", help="say so as JSON")
@@ -132,7 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     env = dict(os.environ)
     paths = Paths.from_environment(env)
     try:
-        loaded = load(paths.config_file, env, options.flags)
+        source = Source(paths.config_file, env, options.flags)
+        loaded = load(source.file, source.env, source.flags)
     except ConfigError as error:
         print(f"witsd: {error}", file=sys.stderr)
         return 2
@@ -154,13 +189,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     os.umask(0o077)
+    announce = Announce(env, options.json)
     status = 0
     try:
-        trio.run(run, settings, paths, env, Announce(env, options.json), inherited)
+        if options.replace:
+            if inherited.unix or inherited.tcp:
+                raise ListenError("--replace is for daemons that open their sockets themselves, and a service manager "
+                                  "has passed some: leave it out, or disable the .socket unit")
+            inherited = take_over(settings, paths, announce.manager)
+        trio.run(run, settings, source, paths, env, announce, inherited)
     except* (ListenError, SchemaError, StorageError, LimitExceeded) as group:
         status = 1
         for leaf in _leaves(group):
             print(f"witsd: {leaf}", file=sys.stderr)
+            if isinstance(leaf, AlreadyRunning):
+                print("       to take over from it: witsd up --replace; to stop it: witsd down", file=sys.stderr)
+        if inherited.ours and group.subgroup(AlreadyRunning) is None:
+            print("       The daemon that was replaced has stopped, so none runs now.", file=sys.stderr)
     return status
 
 

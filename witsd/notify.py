@@ -12,10 +12,14 @@ from collections.abc import Mapping
 
 import attrs
 import trio
+from trio import TaskStatus  # type: ignore[attr-defined, unused-ignore]
 
 from witsd.values.clock import Clock
 
 log = logging.getLogger("witsd.notify")
+
+#: What is asked for at a time while a start or a stop goes on, and asked for again well before it is over.
+EXTENDED_S = 15.0
 
 #: A manager too busy to read: what must be heard (READY=1) waits this long for room in its queue.
 _PATIENCE_S = 5.0
@@ -74,6 +78,27 @@ class Notifier:
             log.warning("notify.failed fields=%s error=%s", fields[0], error.strerror or error)
             return False
         return True
+
+
+async def ask_for_time(
+    notifier: Notifier, at_most_s: float, task_status: TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Ask the manager for more time until the scope that is handed over is cancelled, for ``at_most_s`` at most.
+
+    The manager grants it beyond its ``TimeoutStartSec=`` or ``TimeoutStopSec=``. A loop that is stuck asks for nothing.
+    """
+    with trio.move_on_after(at_most_s) as scope:
+        task_status.started(scope)
+        while notifier.address is not None:
+            notifier.extend_timeout(EXTENDED_S)
+            await trio.sleep(EXTENDED_S / 3)
+
+
+def is_managed(env: Mapping[str, str], pid: int | None = None) -> bool:
+    """Whether systemd has started this very process: a terminal may itself be a service and pass on some of this."""
+    if env.get("SYSTEMD_EXEC_PID"):
+        return env["SYSTEMD_EXEC_PID"] == str(os.getpid() if pid is None else pid)
+    return bool(env.get("INVOCATION_ID") and env.get("NOTIFY_SOCKET"))  # before version 248
 
 
 def watchdog_s(env: Mapping[str, str], pid: int | None = None) -> float | None:

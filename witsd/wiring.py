@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -17,7 +18,8 @@ from trio import TaskStatus  # type: ignore[attr-defined, unused-ignore]
 from witsd_client.paths import Paths
 
 from witsd import __version__
-from witsd.door.door import Door, open_door, without_streams
+from witsd.door.door import Door, open_door
+from witsd.door.exchange import without_streams
 from witsd.door.identity import Identifier
 from witsd.door.listen import UnixSocket
 from witsd.door.metrics import render
@@ -42,7 +44,7 @@ from witsd.services.runs import open_runs
 from witsd.services.sessions import Sessions
 from witsd.services.system import System
 from witsd.supervise import definitions
-from witsd.supervise.containment import find
+from witsd.supervise.containment import Containment, find
 from witsd.supervise.identity import boot_id
 from witsd.supervise.logs import Logs, LogSettings
 from witsd.supervise.process import become_supervisor, open_spawner
@@ -51,7 +53,7 @@ from witsd.supervise.surroundings import Surroundings
 from witsd.supervise.watch import Watch
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, SystemClock
-from witsd.values.config import Settings
+from witsd.values.config import Settings, Source
 from witsd.values.errors import LimitExceeded
 from witsd.values.ids import TimeOrderedIds
 from witsd.values.spec import AgentSpec, Grants
@@ -63,6 +65,10 @@ log = logging.getLogger("witsd")
 
 #: How long connections may take to get what is on its way to them when the daemon stops.
 _FAREWELL_S = 2.0
+#: Who has connected just before the daemon hands over has as long for a first request and its answer.
+_NEWCOMERS_S = 1.0
+#: What the parts of a stop that wait for nobody may take.
+_STOP_S = 60.0
 
 
 @attrs.frozen
@@ -102,10 +108,25 @@ class Daemon:
                 log.info("daemon.reloaded changed=%s", ",".join(changed) or "-")
                 for error in errors:
                     log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
+                await self._say_what_waits_for_a_restart()
                 manager.ready("listening")
 
-    async def stop(self, patience: trio.CancelScope) -> None:
-        """Accept nobody, finish runs or, once ``patience`` ends, interrupt them, stop the agents, let the rest go."""
+    async def _say_what_waits_for_a_restart(self) -> None:
+        waiting, wrong = await trio.to_thread.run_sync(self.services.system.pending_settings)
+        if waiting:
+            log.warning("daemon.restart_needed settings=%s do=witsd up --replace", ",".join(waiting))
+        if wrong:
+            log.error("daemon.settings_bad error=%s", wrong)
+
+    def longest_stop_s(self, grace_s: float) -> float:
+        """What a stop takes at most when runs use up their grace, and each agent its own after the other."""
+        return grace_s + sum(unit.spec.stop.grace_s for unit in self.supervisor.units.values()) + _STOP_S
+
+    async def stop(self, patience: trio.CancelScope, *, handing_over: bool = False) -> None:
+        """Accept nobody, finish runs or, once ``patience`` ends, interrupt them, stop the agents, let the rest go.
+
+        ``handing_over``: a successor takes those who come now, and whoever has just come in gets time for a word.
+        """
         await self.door.stop_accepting()
         running = self.services.runs.executing
         if running:
@@ -123,7 +144,7 @@ class Daemon:
             await self.journal.write(last)
         except LimitExceeded as error:
             log.error("daemon.stop_not_recorded error=%s", error)
-        await self.door.close_connections(within_s=_FAREWELL_S)
+        await self.door.close_connections(within_s=_FAREWELL_S, newcomers_s=_NEWCOMERS_S if handing_over else 0)
 
 
 @asynccontextmanager
@@ -133,6 +154,7 @@ async def wired(
     env: dict[str, str],
     sockets: Sockets,
     request_stop: Callable[[float | None], None],
+    source: Source,
 ) -> AsyncIterator[Daemon]:
     """Build everything from the bottom up; leaving the block takes it down in the reverse order."""
     clock = SystemClock()
@@ -147,6 +169,9 @@ async def wired(
     )
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        # It starts a shell for each kind of group that it tries: meanwhile the database can be opened.
+        finding = _Finding()
+        (await enter(trio.open_nursery())).start_soon(finding.run, _mark(paths))
         sync = settings.journal.synchronous
         store = await enter(open_store(paths.database, synchronous=sync))
         name = await store.write(epoch.begin, boot_id(), sync, ids.new("epoch"))
@@ -157,14 +182,17 @@ async def wired(
             LogSettings(max_bytes=settings.logs.max_bytes, files=settings.logs.files),
         )
         links = AgentLinks(limits)
-        containment = await trio.to_thread.run_sync(find, _mark(paths))
+        spawner = await enter(open_spawner())
+        models = await enter(open_models(settings.models, env=env, config_dir=paths.config_dir, clock=clock))
+        access = await open_access(journal, clock, ids)
+        containment = await finding.result()
         stack.callback(containment.close)
         surroundings = Surroundings(
             journal=journal,
             logs=logs,
             containment=containment,
             watch=Watch(journal, clock, settings.daemon.sample_s),
-            spawner=await enter(open_spawner()),
+            spawner=spawner,
             open_link=links.open,
             clock=clock,
             ids=ids,
@@ -175,8 +203,6 @@ async def wired(
             daemon_env=env,
             assistant_command=(sys.executable, "-m", "witsd.adapters.assistant"),
         )
-        models = await enter(open_models(settings.models, env=env, config_dir=paths.config_dir, clock=clock))
-        access = await open_access(journal, clock, ids)
         supervisor = await enter(open_supervisor(paths.agents_dir, surroundings, _first_run))
         runs = await enter(open_runs(journal, supervisor, clock, ids))
         embedders = Embedders(supervisor, models)
@@ -207,6 +233,7 @@ async def wired(
                 listening=listening,
                 request_stop=request_stop,
                 describe=_describe,
+                pending_settings=partial(source.pending, settings),
                 containment=containment,
             ),
             agents=Agents(supervisor, runs),
@@ -256,6 +283,23 @@ async def wired(
         background.start_soon(memory.deletion.keep_up)
         yield Daemon(journal, supervisor, services, door, clock)
         background.cancel_scope.cancel()
+
+
+@attrs.define(eq=False)
+class _Finding:
+    """How agents' trees can be held, found out in a thread while other parts are made."""
+
+    _containment: Containment | None = None
+    _done: trio.Event = attrs.field(factory=trio.Event)
+
+    async def run(self, mark: str) -> None:
+        self._containment = await trio.to_thread.run_sync(find, mark)
+        self._done.set()
+
+    async def result(self) -> Containment:
+        await self._done.wait()
+        assert self._containment is not None
+        return self._containment
 
 
 @attrs.frozen(kw_only=True)

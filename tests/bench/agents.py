@@ -69,22 +69,32 @@ def children(pid: int) -> set[int]:
     return found
 
 
-def wait_run(pid: int, program: str, count: int, *, besides: Iterable[int] = ()) -> None:
+def running(pid: int, program: str) -> set[int]:
+    """Those of its children that have become ``program``."""
+    return {child for child in children(pid) if _runs(child, program)}
+
+
+def _runs(pid: int, program: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == f"{program}\n"
+    except OSError:
+        return False
+
+
+def wait_run(
+    pid: int, program: str, count: int, *, besides: Iterable[int] = (), look_every_s: float = LOOK_EVERY_S
+) -> None:
     """Return once ``count`` children of ``pid`` other than ``besides`` have become ``program``."""
     known, deadline = set(besides), time.monotonic() + PATIENCE_S
-    wanted, running = f"{program}\n", 0
-    while running < count:
+    there = 0
+    while there < count:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{running} of {count} processes run {program}")
+            raise TimeoutError(f"{there} of {count} processes run {program}")
         fresh = children(pid) - known
-        if len(fresh) >= count - running:  # before that they need not be looked at
+        if len(fresh) >= count - there:  # before that they need not be looked at
             for child in fresh:
-                try:
-                    is_there = Path(f"/proc/{child}/comm").read_text() == wanted
-                except OSError:
-                    continue
-                if is_there:
+                if _runs(child, program):
                     known.add(child)
-                    running += 1
-        if running < count:
-            time.sleep(LOOK_EVERY_S)
+                    there += 1
+        if there < count:
+            time.sleep(look_every_s)

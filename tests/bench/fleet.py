@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
 
-from tests.bench.agents import asking, children, define, sleep_command, wait_run
+from tests.bench.agents import asking, define, running, sleep_command, wait_run
 from tests.bench.measure import Figure, Round, Run, Sample, daemon
 
 _PROGRAM = "sleep"
+#: Each look at hundreds costs some tenths of a millisecond, which the daemon is not to wait for.
+_LOOK_EVERY_S = 0.005
 _AT_ONCE = 'restart = { policy = "always", backoff_s = 0, max_restarts = 1000000 }'
 _BARE = "Popen in a loop, three pipes and a session each"
 
@@ -54,13 +56,13 @@ class Fleet:
                     some = names[: run.scaled(count)]
                     begun = time.perf_counter()
                     with asking(witsd, "agents/start", some, wait=False):
-                        wait_run(witsd.pid, _PROGRAM, len(some))
+                        wait_run(witsd.pid, _PROGRAM, len(some), look_every_s=_LOOK_EVERY_S)
                         sample[f"up_{count}"] = _ms_since(begun)
                     begun = time.perf_counter()
                     with asking(witsd, "agents/stop", some, wait=True):
                         pass
                     sample[f"down_{count}"] = _ms_since(begun)
-                    assert not children(witsd.pid), "stopped agents have left processes"
+                    assert not running(witsd.pid, _PROGRAM), "stopped agents have left processes"
                 return sample
 
             yield once
@@ -124,8 +126,7 @@ class Replacement:
 def _replaced_ms(daemon_pid: int) -> float:
     wait_run(daemon_pid, _PROGRAM, 1)
     time.sleep(0.02)  # what follows a start is over: its row is written
-    before = children(daemon_pid)
-    (agent,) = before
+    (agent,) = before = running(daemon_pid, _PROGRAM)
     begun = time.perf_counter()
     os.kill(agent, signal.SIGKILL)
     wait_run(daemon_pid, _PROGRAM, 1, besides=before)

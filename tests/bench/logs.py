@@ -97,12 +97,13 @@ def _begin(go: Path) -> float:
 def _read_back(home: Path, count: int) -> tuple[int, int]:
     """Of ``count`` lines, how many are not in the files, and how many are not as they should be."""
     files = sorted(home.rglob("talker.log*"), key=lambda file: -int("0" + file.name.partition(".log.")[2]))
-    seen = torn = 0
+    seen = torn = number = 0
     for file in files:
         with open(file, "rb") as lines:
             for line in lines:
                 seq, _, source, text = line.split(b" ", 3)
-                whole = source == b"stdout" and len(text) == LINE and int(text[:9]) == int(seq) - 1 == seen
+                number = number + 1 if seq == b"+" else int(seq)
+                whole = source == b"stdout" and len(text) == LINE and int(text[:9]) == number - 1 == seen
                 torn += not whole
                 seen += 1
     return count - seen, torn

@@ -25,6 +25,7 @@ ABSENT = {
     "pydantic": "msgspec is the codec",
     "rich": "the command line's",
     "torch": "lives in an adapter process",
+    "trio_websocket": "loaded at the first WebSocket connection",
     "witsd.adapters": "programs of their own",
     "witsd.cli": "a client",
 }

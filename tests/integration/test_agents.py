@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support.daemon import Daemon
@@ -138,7 +139,7 @@ def test_exec_run_is_cancelled_with_its_whole_group(daemon: Daemon) -> None:
         (["./plain.txt"], "{home}", "not executable"),
         (["./missing"], "{home}", "does not exist"),
         (["true"], "{home}/nowhere", "working folder"),
-        (["./bad-interpreter"], "{home}", "exited with code 12"),
+        (["./bad-interpreter"], "{home}", "its program cannot be run: No such file"),
     ],
 )
 def test_what_cannot_be_run_says_why(daemon: Daemon, command: list[str], cwd: str, says: str) -> None:
@@ -201,6 +202,30 @@ def test_never_answers_initialize(daemon: Daemon) -> None:
         define(c, "mute", ["sleep", "1000"], **spec)
         failed = c.until("agent.state", where=lambda d: d["state"] == "failed")
         assert "not ready within 0.5 s" in failed["data"]["reason"]
+    assert of_daemon(daemon.home) == []
+
+
+def test_nothing_is_inherited_but_three_pipes(daemon: Daemon) -> None:
+    looks = "import os\nprint(sorted(f for f in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{f}')))"
+    with wire(daemon.socket) as c:
+        define(c, "looks", python(looks), kind="exec", run_per_request=True)
+        assert ask(c, "looks", "")["output"].strip() == "['0', '1', '2']"
+    assert of_daemon(daemon.home) == []
+
+
+def test_the_death_of_who_forks_is_survived(daemon: Daemon) -> None:
+    """An agent that runs goes on, the next start gets another."""
+    with wire(daemon.socket) as c:
+        define(c, "stays", ["sleep", "1000"], kind="exec")
+        pid = c.call("agents/start", name="stays")["pid"]
+        (forker,) = (p for p in psutil.Process(daemon.pid).children() if "forker.py" in " ".join(p.cmdline()))
+        forker.kill()
+        assert wait_gone(forker.pid)
+        define(c, "next", ["sleep", "1000"], kind="exec", restart={"policy": "never"})
+        c.call("agents/start", name="next")
+        assert c.call("agents/get", name="next")["state"] == "active"
+        assert c.call("agents/get", name="stays")["pid"] == pid
+    daemon.stop()
     assert of_daemon(daemon.home) == []
 
 

@@ -290,6 +290,23 @@ def test_run_cancel_and_wait(probe: Daemon) -> None:
     assert "enough" in ok(probe.cli("run", "show", run_id))
 
 
+def test_metrics_of_an_agent(probe: Daemon) -> None:
+    ok(probe.cli("ask", "probe", "hello"))
+    assert probe.cli("ask", "probe", "fail").returncode == 1
+    while "current" not in value(probe.cli("agent", "metrics", "probe", "--json")):
+        pass  # the first sample comes within a second
+    shown = ok(probe.cli("agent", "metrics", "probe", "--window", "5m"))
+    assert shown.splitlines()[0].split() == ["NOW", "AVERAGE", "PEAK", "LAST", "5M"]
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines()[1:] if line}
+    assert rows["processes"][:3] == ["1", "1", "1"]
+    assert rows["memory"][1] == "MB"
+    assert "2 in the last 5m, 1 failed (50.0%), mean" in shown
+    idle = probe.cli("agent", "metrics", "assistant")
+    assert "was not measured" in idle.stderr
+    assert "none in the last 2m" in ok(idle)
+    assert probe.cli("agent", "metrics", "probe", "--window", "soon").returncode == 2
+
+
 def test_logs_and_following_them(probe: Daemon) -> None:
     ok(probe.cli("ask", "probe", "log first line"))
     assert "first line" in ok(probe.cli("agent", "logs", "probe"))

@@ -29,7 +29,8 @@ def test_a_second_daemon_on_another_socket_does_not_get_the_database(daemon: Dae
         )
         assert second.returncode == 1
         assert second.stderr.splitlines() == [
-            f"witsd: witsd is already running: pid {daemon.pid} holds {daemon.home / 'witsd.db'}"
+            f"witsd: witsd is already running: pid {daemon.pid} holds {daemon.home / 'witsd.db'}",
+            "       to take over from it: witsd up --replace; to stop it: witsd down",
         ]
         assert c.call("agents/get", name="script")["pid"] == pid, "its agents are left alone"
 

@@ -17,7 +17,7 @@ from tests.support.daemon import Daemon
 #: What is looked at of a running daemon.
 PARTS = {
     "environment", "linger", "sandbox", "setpriv", "containment", "folders", "socket", "port", "database", "disk",
-    "clock", "open files", "definitions", "agents",
+    "clock", "open files", "definitions", "agents", "limits",
 }
 
 

@@ -211,14 +211,17 @@ def test_a_death_by_a_signal_without_a_name(daemon: Daemon) -> None:
 #: Leaves a process behind that is in nobody's session, and says its pid.
 DETACHES = """
 import os, sys, time
+told, tell = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         print(os.getpid(), flush=True)
         os.close(1)
+        os.write(tell, b"x")
         time.sleep(600)
     os._exit(0)
 os.wait()
+os.read(told, 1)
 """
 
 

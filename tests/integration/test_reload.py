@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.agents import begin, define, play, wait
-from tests.support.daemon import Daemon
+from tests.support.daemon import PATIENCE_S, Daemon
 from tests.support.gate import gate
 from tests.support.processes import of_daemon, wait_gone
 from tests.support.wire import RpcError, Wire, wire
@@ -174,3 +175,65 @@ def test_define_takes_effect_as_an_edited_file_does(daemon: Daemon) -> None:
             assert wrong.value.code == -32602, (spec, wrong.value)
             assert wrong.value.data["path"] == path
         assert not file_of(daemon, "x").exists()
+
+
+def test_a_change_of_settings_is_said_to_wait_for_a_restart(stopped_daemon: Daemon) -> None:
+    daemon = stopped_daemon
+    daemon.start("--set", "limits.batch=7")
+    settings = daemon.home / "witsd.toml"
+    assert daemon.call("system/reload") == {"changed": [], "errors": [], "restart_for": []}
+    # What a flag or the environment says anew at each start is not in the file's hand.
+    settings.write_text('[limits]\nbatch = 8\ndepth = 77\n[providers.mine]\nkind = "offline"\n')
+    assert daemon.call("system/reload")["restart_for"] == ["limits.depth", "providers.mine"]
+    said = daemon.cli("reload")
+    assert said.returncode == 0
+    assert "(limits.depth, providers.mine): that takes effect with a restart: `witsd up --replace`" in said.stderr
+    os.kill(daemon.pid, signal.SIGHUP)
+    deadline = time.monotonic() + PATIENCE_S
+    while "daemon.restart_needed settings=limits.depth,providers.mine" not in daemon.log():
+        assert time.monotonic() < deadline, daemon.log()
+        time.sleep(0.01)
+    settings.write_text("[limits]\ndepth = 0\n")
+    result = daemon.call("system/reload")
+    assert result["restart_for"] == []
+    assert f"{settings}:2" in result["settings_error"]
+    assert "a restart would fail" in daemon.cli("reload").stderr
+    daemon.stop()
+
+
+def test_one_that_will_not_stop_delays_nobody_else(daemon: Daemon) -> None:
+    ignores = "trap '' TERM; echo up; while :; do sleep 1; done"
+    spec = {
+        "kind": "exec",
+        "command": ["sh", "-c", ignores],
+        "ready": {"when": "log", "pattern": "up"},
+        "stop": {"grace_s": 3600},
+    }
+    with wire(daemon.socket) as c, wire(daemon.socket) as removing, wire(daemon.socket) as defining:
+        pids = []
+        for name in ("removed", "deleted", "stopped"):
+            c.call("agents/define", spec={"name": name, **spec})
+            pids.append(c.call("agents/start", name=name)["pid"])
+        removing.send({"jsonrpc": "2.0", "id": "rm", "method": "agents/remove", "params": {"name": "removed"}})
+        c.call("agents/stop", name="stopped", wait=False)
+        while "removed" in [agent["name"] for agent in c.call("agents/list")["items"]]:
+            pass  # each look is a request of its own, which is answered
+        # The same name is free when its process is gone, and not before.
+        again = {"name": "removed", "kind": "exec", "command": ["sleep", "1000"]}
+        defining.send({"jsonrpc": "2.0", "id": "again", "method": "agents/define", "params": {"spec": again}})
+        file_of(daemon, "deleted").unlink()
+        reloading = {"jsonrpc": "2.0", "id": "reload", "method": "system/reload", "params": {}}
+        removing.send(reloading)
+        define(c, "other", "script")
+        c.call("agents/define", spec={"name": "removed-too", "kind": "exec", "command": ["sleep", "1000"]})
+        c.call("agents/remove", name="removed-too")
+        assert play(c, "other", text="hello")["status"] == "completed"
+        with pytest.raises(RpcError, match="there is no agent 'removed'"):
+            get(c, "removed")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        answers = {message["id"]: message for message in (removing.receive(), removing.receive(), defining.receive())}
+        assert all("result" in message for message in answers.values()), answers
+        assert answers["reload"]["result"]["changed"] == ["deleted"]
+        assert c.call("agents/start", name="removed")["pid"] not in pids
+        assert len(of_daemon(daemon.home)) == 2, "`other` and the new `removed`"

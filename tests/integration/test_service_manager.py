@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.agents import begin, define
 from tests.support.daemon import PATIENCE_S, Daemon
+from tests.support.gate import gate
+from tests.support.wire import wire
 
 WATCHDOG_S = 0.2
 
@@ -81,6 +84,20 @@ def test_ready_beats_reload_and_end(stopped_daemon: Daemon) -> None:
         assert asked_us <= int(told.partition("=")[2]) <= time.monotonic_ns() // 1000
         process.terminate()
         heard.until(lambda fields: "STOPPING=1" in fields)
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_more_time_is_asked_for_while_it_starts_and_stops(stopped_daemon: Daemon) -> None:
+    with managed(stopped_daemon) as (process, heard), gate(stopped_daemon.home) as closed:
+        start = heard.until(lambda fields: "READY=1" in fields)
+        assert any(field.startswith("EXTEND_TIMEOUT_USEC=") for field in start)
+        with wire(stopped_daemon.socket) as c:
+            define(c, "script", "script")
+            begin(c, "script", ["say", "hello"], ["gate", closed.path])
+            process.terminate()
+            stop = heard.until(lambda fields: any(field.startswith("EXTEND_TIMEOUT_USEC=") for field in fields))
+            assert "STOPPING=1" in stop
+            closed.let()
         assert process.wait(PATIENCE_S) == 0
 
 

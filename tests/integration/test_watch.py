@@ -79,9 +79,13 @@ def test_over_its_memory_an_agent_ends_and_says_so(daemon: Daemon) -> None:
         hungry = EATS.replace("sys.stdin.readline()\n", "")
         limits = {"memory_bytes": 100 << 20}
         define(c, "eats", python(hungry), kind="exec", limits=limits, restart={"policy": "never"})
+        told = c.until("agent.alert")["data"]
+        assert (told["alert"], told["state"], told["threshold"]) == ("memory_bytes", "breached", 100 << 20)
+        assert told["action"] == "killed"
+        assert told["enforced_by"] in ("kernel", "samples")
         failed = c.until("agent.state", where=lambda d: d["name"] == "eats" and d["state"] == "failed")
-        assert "memory" in failed["data"]["reason"]
-        assert str(100 << 20) in failed["data"]["reason"] or "1.04858e+08" in failed["data"]["reason"]
+        assert "memory (oom)" in failed["data"]["reason"]
+        assert str(100 << 20) in failed["data"]["reason"]
         assert of_daemon(daemon.home) == [sibling], "its sibling is unharmed"
         assert ask(c, "echo", "x")["output"] == "x"
 

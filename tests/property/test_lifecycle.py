@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from witsd.supervise.lifecycle import (
+    Blocked,
     Broken,
+    Cleared,
     Effect,
     Elapsed,
     Exited,
@@ -17,6 +20,7 @@ from witsd.supervise.lifecycle import (
     Restarted,
     Start,
     Stop,
+    Waits,
     step,
 )
 from witsd.values.spec import AgentSpec, Restart
@@ -32,6 +36,7 @@ class Agent(RuleBasedStateMachine):
         self.spec = AgentSpec(
             name="a", kind="native", command=("true",), restart=Restart(max_restarts=2, window_s=50)
         )
+        self.needs: tuple[str, ...] = ()
         self.life = Lifecycle()
         self.now = 0.0
         self.live = False
@@ -43,6 +48,9 @@ class Agent(RuleBasedStateMachine):
             if effect is Effect.SPAWN:
                 assert not self.live, "a second process"
                 self.live, self.told_to_stop = True, False
+            elif effect is Effect.AWAIT:
+                assert self.needs
+                assert not self.live
             else:
                 assert self.live, "nothing to stop"
                 self.told_to_stop = True
@@ -67,6 +75,23 @@ class Agent(RuleBasedStateMachine):
     def broken(self) -> None:
         self.tell(Broken("hung"))
 
+    @rule(needs=st.sampled_from([(), ("db",)]))
+    def needs_others(self, needs: tuple[str, ...]) -> None:
+        self.needs = needs
+        self.spec = msgspec.structs.replace(self.spec, requires=needs)
+
+    @rule()
+    def waits(self) -> None:
+        self.tell(Waits("waits for db"))
+
+    @rule()
+    def others_are_up(self) -> None:
+        self.tell(Cleared(1))
+
+    @rule()
+    def others_cannot_be_had(self) -> None:
+        self.tell(Blocked("requires db, which failed", 1))
+
     @rule(seconds=st.floats(0, 100))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -86,13 +111,16 @@ class Agent(RuleBasedStateMachine):
             name="a",
             kind="native",
             command=("true",),
+            requires=self.needs,
             restart=Restart(max_restarts=2, window_s=50, policy=policy),  # type: ignore[arg-type]
         )
         self.tell(Exited("exited", failure), jitter)
 
     @invariant()
     def state_tells_the_truth(self) -> None:
-        assert self.live == (self.life.state in ("starting", "active", "stopping"))
+        up = self.life.state in ("starting", "active", "stopping")
+        assert self.live == (up and not self.life.awaiting)
+        assert self.life.state == "starting" or not self.life.awaiting
 
     @invariant()
     def whatever_must_end_was_told_so(self) -> None:
@@ -100,7 +128,8 @@ class Agent(RuleBasedStateMachine):
 
     @invariant()
     def only_what_can_time_out_has_a_deadline(self) -> None:
-        assert (self.life.deadline is not None) == (self.life.state in ("starting", "backoff"))
+        times_out = self.life.state in ("starting", "backoff") and not self.life.awaiting
+        assert (self.life.deadline is not None) == times_out
 
     @invariant()
     def trouble_has_a_reason(self) -> None:

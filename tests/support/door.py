@@ -14,7 +14,8 @@ import attrs
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
-from witsd.door.door import Door, open_door, without_streams
+from witsd.door.door import Door, open_door
+from witsd.door.exchange import without_streams
 from witsd.door.http import Deadlines
 from witsd.door.identity import Identifier
 from witsd.journal.journal import Journal, open_journal

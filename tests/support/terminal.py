@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 #: Far more than anything takes on a slow, busy machine.
 PATIENCE_S = 30.0
@@ -67,6 +67,26 @@ class Terminal:
     def shown(self) -> str:
         """Everything shown so far, as a person reads it."""
         return _ESCAPES.sub("", self._raw).replace("\r\n", "\n")
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Give the window another size; the program is told by SIGWINCH."""
+        fcntl.ioctl(self._leader, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def modes(self) -> list[Any]:
+        """How the terminal treats its input now: what a program that reads single keys must put back."""
+        return termios.tcgetattr(self._leader)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def cpu_s(self) -> float:
+        """Processor time it has used so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stopped(self) -> bool:
+        """Whether it is suspended, as by Ctrl-Z."""
+        return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     def press(self, keys: str) -> None:
         os.write(self._leader, keys.encode())

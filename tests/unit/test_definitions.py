@@ -158,3 +158,33 @@ def test_where_a_key_stands(path: str, line: int) -> None:
     )
     places = {"f.g": 5, "m": 15, "m.n": 16}
     assert line_of(text, path) == places.get(path, line)
+
+
+def files(folder: Path, **needs: str) -> None:
+    for name, line in needs.items():
+        (folder / f"{name}.toml").write_text(f'name = "{name}"\nkind = "exec"\ncommand = ["true"]\n{line}\n')
+
+
+def test_what_definitions_say_of_each_other(tmp_path: Path) -> None:
+    files(tmp_path, db="", worker='requires = ["db"]', made='after = ["db@here"]', lost='requires = ["db", "gone"]')
+    found = definitions.load(tmp_path)
+    assert set(found.specs) == {"db", "worker", "made"}
+    assert found.broken == {"lost"}
+    assert [(Path(e.file).name, e.line, e.message) for e in found.errors] == [
+        ("lost.toml", 4, "`requires` names 'gone', and there is no such agent")
+    ]
+    files(tmp_path, db='kind = "broken')
+    assert definitions.load(tmp_path).broken == {"lost", "db"}, "a wrong file is a reason to wait, not to be wrong too"
+
+
+def test_a_circle_is_everybodys_fault_who_is_in_it(tmp_path: Path) -> None:
+    files(tmp_path, a='requires = ["b"]', b='after = ["c"]', c='requires = ["a"]', d='requires = ["a"]')
+    found = definitions.load(tmp_path)
+    assert found.broken == {"a", "b", "c"}
+    assert set(found.specs) == {"d"}
+    assert all("in a circle: " in error.message and error.line == 4 for error in found.errors)
+    # The last good one of what is wrong takes part: here it makes the circle with a file that is fine by itself.
+    last_good = definitions.load(tmp_path).specs["d"]
+    files(tmp_path, a='requires = ["d"]', b="", c="", d='requires = ["nobody"]')
+    assert definitions.load(tmp_path).broken == {"d"}
+    assert definitions.load(tmp_path, {"d": last_good}).broken == {"a", "d"}

@@ -6,7 +6,7 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import apsw
@@ -266,6 +266,19 @@ def test_agents() -> None:
 class Used:
     name: str
     reason: str
+    controllers: frozenset[str] = frozenset()
+    missing: Mapping[str, str] = {}
+
+
+def test_limits_say_who_keeps_them() -> None:
+    says(doctor.limits(None), "warning", "cpu_percent: reported, not held back")
+    every = frozenset({"memory", "cpu", "tasks"})
+    says(doctor.limits(Used("cgroup v2", "", every)), "ok", "the kernel keeps memory, cpu, tasks, open files")
+    some = Used("cgroup v1", "", frozenset({"tasks"}), {"memory": "not handed on", "cpu": "not handed on"})
+    item = doctor.limits(some)
+    says(item, "warning", "the kernel keeps tasks, open files; by samples: memory_bytes")
+    assert item.message.count("not handed on") == 1
+    assert "fork bomb" not in item.message
 
 
 def test_containment() -> None:

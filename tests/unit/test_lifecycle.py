@@ -7,7 +7,9 @@ import msgspec
 import pytest
 
 from witsd.supervise.lifecycle import (
+    Blocked,
     Broken,
+    Cleared,
     Effect,
     Elapsed,
     Exited,
@@ -17,6 +19,7 @@ from witsd.supervise.lifecycle import (
     Restarted,
     Start,
     Stop,
+    Waits,
     backoff,
     step,
 )
@@ -190,3 +193,40 @@ def test_backoff_doubles_up_to_its_cap_and_jitter_only_shortens(jitter: float) -
     full = [1, 2, 4, 8, 10, 10, 10]
     assert all(0.75 * f <= d <= f for d, f in zip(delays, full, strict=True))
     assert backoff(restart, 10_000, 0) == 10, "no overflow"
+
+
+NEEDY = msgspec.structs.replace(SPEC, requires=("db",))
+
+
+def test_others_come_first_and_the_time_to_be_ready_counts_from_the_process() -> None:
+    story = Story(NEEDY)
+    assert story.tell(BY_HAND, Waits("waits for db")) == "starting"
+    assert story.effects == [Effect.AWAIT]
+    assert (story.life.reason, story.life.deadline) == ("waits for db", None)
+    story.now += 1000
+    assert story.tell(Cleared(1)) == "starting"
+    assert story.effects == [Effect.AWAIT, Effect.SPAWN]
+    assert (story.life.reason, story.life.deadline) == ("", story.now + SPEC.ready.timeout_s)
+
+
+def test_what_it_requires_cannot_be_had() -> None:
+    story = Story(NEEDY)
+    assert story.tell(BY_HAND, Blocked("requires db, which failed: exited with code 1", 1)) == "failed"
+    assert story.life.reason == "requires db, which failed: exited with code 1"
+    assert story.tell(ON_DEMAND) == "failed"
+    assert story.tell(BY_HAND) == "starting"
+
+
+def test_one_that_waits_stops_at_once() -> None:
+    story = Story(NEEDY)
+    assert story.tell(BY_HAND, Stop("idle")) == "inactive"
+    assert story.tell(Cleared(1)) == "inactive", "a late word"
+    assert story.effects == [Effect.AWAIT]
+
+
+def test_a_restart_after_a_crash_waits_for_others_too() -> None:
+    story = Story(NEEDY)
+    story.tell(BY_HAND, Cleared(1), Ready(), CRASH)
+    story.now += 100
+    assert story.tell(Elapsed()) == "starting"
+    assert story.effects == [Effect.AWAIT, Effect.SPAWN, Effect.AWAIT]

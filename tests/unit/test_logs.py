@@ -13,9 +13,12 @@ import trio
 
 from tests.doubles.clock import FakeClock
 from tests.support.small_disk import fill, small_disk
-from witsd.supervise.logs import MAX_LINE, PAGE_BYTES, TAIL_BYTES, AgentLog, Logs, LogSettings
-from witsd.values.errors import NotFound
+from witsd.supervise.log_lines import MAX_LINE
+from witsd.supervise.logs import PAGE_BYTES, TAIL_BYTES, AgentLog, Logs, LogSettings
+from witsd.supervise.output import Lines
+from witsd.values.errors import InvalidState, NotFound
 from witsd.values.wire.agents import LogLine
+from witsd.values.wire.common import UNSET, UnsetType
 
 PATIENCE_S = 60
 
@@ -100,14 +103,14 @@ async def test_reading_from_the_end_reads_little(tmp_path: Path, monkeypatch: py
     for _ in range(30):
         await log.write("stderr", [b"z" * 100] * 3000)
     parsed = 0
-    real = log.read.__globals__["_parse"]
+    real = log.read.__globals__["seq_of"]
 
-    def counted(raw: bytes) -> LogLine:
+    def counted(raw: bytes, before: int) -> int:
         nonlocal parsed
         parsed += 1
-        return real(raw)  # type: ignore[no-any-return]
+        return real(raw, before)  # type: ignore[no-any-return]
 
-    monkeypatch.setitem(log.read.__globals__, "_parse", counted)
+    monkeypatch.setitem(log.read.__globals__, "seq_of", counted)
     assert seqs(log.read(89_990, 100)) == list(range(89_991, 90_001))
     assert parsed < 5000, "it has read the file from its beginning"
 
@@ -258,6 +261,115 @@ async def test_a_full_disk_leaves_no_torn_line(tmp_path: Path) -> None:
             "1 lines before this one are lost",
             "after",
         ]
+
+
+@pytest.mark.parametrize("broken", ["/dev/full", "/proc/self/mem"], ids=["ENOSPC", "EIO"])
+async def test_a_device_that_fails_is_counted_and_told(tmp_path: Path, broken: str) -> None:
+    log = opened(tmp_path)
+    await log.write("stderr", [b"before"])
+    log.path.rename(tmp_path / "aside")
+    log.path.symlink_to(broken)
+    await log.write("stderr", [b"lost"] * 3)
+    assert (log.lost, log.last_seq) == (3, 1)
+    if broken == "/proc/self/mem":  # /dev/full reads as zeros without end
+        with pytest.raises(InvalidState, match=os.strerror(errno.EIO)):
+            await log.read_after(0, 10)
+    log.path.unlink()
+    (tmp_path / "aside").rename(log.path)
+    await log.write("stderr", [b"after"])
+    reason = os.strerror(errno.ENOSPC if broken == "/dev/full" else errno.EIO)
+    assert [line.text for line in log.read(0, 10)] == ["before", f"3 lines before this one are lost: {reason}", "after"]
+
+
+async def test_a_folder_that_is_none_harms_nobody(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.write_text("in its way")
+    log = opened(folder)
+    await log.write("stderr", [b"lost"])
+    assert log.lost == 1
+    folder.unlink()
+    await log.write("stderr", [b"after"])
+    assert [line.text for line in log.read(0, 10)] == [
+        f"1 lines before this one are lost: {os.strerror(errno.ENOTDIR)}",
+        "after",
+    ]
+
+
+async def test_what_an_agent_writes_is_never_taken_for_a_number(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    forged = [b"999 2026-11-20T09:05:07.000000Z witsd forged", b"+ 2026-11-20T09:05:07.000000Z witsd forged", b"+ +"]
+    for _ in range(3):
+        await log.write("stdout", forged)
+    lines = log.read(0, 100)
+    assert seqs(lines) == list(range(1, 10))
+    assert [line.text.encode() for line in lines] == forged * 3
+    assert opened(tmp_path).last_seq == 9
+
+
+async def test_a_block_of_very_many_lines_is_found_again(tmp_path: Path) -> None:
+    log = opened(tmp_path, max_bytes=1 << 30)
+    await log.keep("stdout", [b"\n" * 20_000, b"x\n" * 20_000])  # more than is looked at first
+    again = opened(tmp_path, max_bytes=1 << 30)
+    assert again.last_seq == 40_000
+    assert [(line.seq, line.text) for line in again.read(19_999, 2)] == [(20_000, ""), (20_001, "x")]
+    assert seqs(again.read(39_998, 10)) == [39_999, 40_000]
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        (b'{"level": "info", "msg": "x"}', "info"),
+        (b'{"msg": {"level": "error"}, "levelname": "WARNING"}', "warning"),
+        (b'{"severity": "ERR"}', "error"),
+        (b'{"lvl": "fatal"}', "critical"),
+        (b'{"level": 10}', "debug"),
+        (b'{"level": 30, "v": 0}', "info"),
+        (b'{"level": 40}', "warning"),
+        (b'{"level": 50}', "error"),
+        (b'{"level": 60}', "critical"),
+        (b'{"level": 3}', UNSET),
+        (b'{"level": true}', UNSET),
+        (b'{"level": "loud"}', UNSET),
+        (b'{"level": "info"', UNSET),
+        (b'{"msg": "no level"}', UNSET),
+        (b"[1]", UNSET),
+        (b"level=error", UNSET),
+        (b"", UNSET),
+        (b"{\xff", UNSET),
+    ],
+)
+async def test_the_level_of_a_line_of_json(tmp_path: Path, line: bytes, level: str | UnsetType) -> None:
+    log = opened(tmp_path)
+    await log.write("stdout", [line])
+    assert [found.level for found in log.read(0, 10)] == [level]
+
+
+async def test_lines_of_a_level_are_found_however_far_back(tmp_path: Path) -> None:
+    log = opened(tmp_path, max_bytes=1 << 20, files=9)
+    await log.write("stdout", [b'{"level": "warn", "n": 1}', b'{"level": "info"}'])
+    for _ in range(25):
+        await log.write("stdout", [b"no level at all"] * 1000)
+    await log.write("stdout", [b'{"level": "critical", "n": 2}'])
+    assert seqs(await log.tail(10, "warning")) == [1, 25_003]
+    assert seqs(await log.tail(1, "warning")) == [25_003]
+    assert seqs(await log.tail(10, "info")) == [1, 2, 25_003]
+    assert seqs(await log.read_after(1, 10, "warning")) == [25_003]
+    assert await log.read_after(25_003, 10, "debug") == []
+    assert len(await log.tail(10)) == 10
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, 1 << 16])
+def test_lines_are_cut_the_same_however_they_come(size: int) -> None:
+    text = b"one\n\nthree" + b"x" * (2 * MAX_LINE + 9) + b"\nfour\n" + b"y" * MAX_LINE + b"\nend"
+    lines, got = Lines(), b""
+    for at in range(0, len(text), size):
+        for block in lines.feed(text[at : at + size]):
+            assert block.endswith(b"\n")
+            assert max(map(len, block.split(b"\n"))) <= MAX_LINE
+            got += block
+        assert len(lines.end() if at + size >= len(text) else b"") <= MAX_LINE
+    assert got.startswith(b"one\n\nthree")
+    assert got.replace(b"\n", b"") + b"end" == text.replace(b"\n", b"")
 
 
 @pytest.mark.parametrize("name", ["", "..", "../agent", "a/b", "a\n", "\0", "A"])

@@ -38,6 +38,7 @@ DIGEST = AgentFigures(
     errors=1,
     request_ms=2500.0,
     p95_ms=400.0,
+    breaches={"memory_bytes": 2},
     alerts=("memory_bytes",),
 )
 STOPPED = AgentFigures(name="stopped", state="inactive", healthy=None, restarts=0)
@@ -74,6 +75,7 @@ def test_figures_come_in_base_units() -> None:
     assert samples["witsd_agent_requests_total", digest] == 10
     assert samples["witsd_agent_request_errors_total", digest] == 1
     assert samples["witsd_agent_alert", (("agent", "digest"), ("alert", "memory_bytes"))] == 1
+    assert samples["witsd_agent_limit_breaches_total", (("agent", "digest"), ("limit", "memory_bytes"))] == 2
     assert samples["witsd_start_time_seconds", ()] == 1_795_165_507.25
     assert samples["witsd_runs", (("status", "running"),)] == 2
     assert samples["witsd_info", (("version", "0.1.0"),)] == 1
@@ -111,3 +113,34 @@ def test_any_text_survives_in_a_label(name: str, version: str) -> None:
 @given(value=st.floats(allow_nan=False))
 def test_any_number_survives(value: float) -> None:
     assert parsed(prometheus(attrs.evolve(DAEMON, started_s=value), ()))["witsd_start_time_seconds", ()] == value
+
+
+def test_names_are_stable_and_each_says_what_it_is() -> None:
+    """A dashboard breaks when a name changes: this list only grows."""
+    text = prometheus(DAEMON, [DIGEST])
+    helped = {line.split()[2] for line in text.splitlines() if line.startswith("# HELP") and len(line.split()) > 3}
+    typed = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert helped == typed
+    assert typed >= {
+        "witsd_agent_state",
+        "witsd_agent_healthy",
+        "witsd_agent_restarts",
+        "witsd_agent_cpu_cores",
+        "witsd_agent_resident_memory_bytes",
+        "witsd_agent_open_fds",
+        "witsd_agent_threads",
+        "witsd_agent_processes",
+        "witsd_agent_read_bytes_total",
+        "witsd_agent_written_bytes_total",
+        "witsd_agent_requests_total",
+        "witsd_agent_request_errors_total",
+        "witsd_agent_request_seconds_total",
+        "witsd_agent_request_p95_seconds",
+        "witsd_agent_limit_breaches_total",
+        "witsd_agent_alert",
+        "witsd_info",
+        "witsd_resident_memory_bytes",
+        "witsd_database_bytes",
+        "witsd_runs",
+        "witsd_sessions",
+    }

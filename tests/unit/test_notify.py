@@ -16,7 +16,7 @@ import trio.testing
 
 from tests.doubles.clock import FakeClock
 from witsd.notify import _PATIENCE_S as PATIENCE_S
-from witsd.notify import Notifier, feed, watchdog_s
+from witsd.notify import EXTENDED_S, Notifier, ask_for_time, feed, is_managed, watchdog_s
 
 
 class Manager:
@@ -173,3 +173,36 @@ async def test_nothing_to_feed_ends_at_once(manager: Manager) -> None:
         await feed(manager.env, FakeClock())
         await feed({**manager.env, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}, FakeClock())
     assert manager.heard() == []
+
+
+async def test_time_is_asked_for_until_it_is_over_or_too_much(
+    manager: Manager, autojump_clock: trio.testing.MockClock
+) -> None:
+    asked = f"EXTEND_TIMEOUT_USEC={int(EXTENDED_S * 1e6)}"
+    async with trio.open_nursery() as nursery:
+        scope = await nursery.start(ask_for_time, Notifier.of(manager.env), 1000.0)
+        await trio.sleep(EXTENDED_S)
+        heard = manager.heard()
+        assert len(heard) >= 3, "each is out well before the one before is over"
+        assert set(heard) == {asked}
+        scope.cancel()
+        await trio.sleep(EXTENDED_S)
+        assert manager.heard() == []
+        await ask_for_time(Notifier.of(manager.env), EXTENDED_S)  # ends by itself
+        assert set(manager.heard()) == {asked}
+    await ask_for_time(Notifier(), 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, False),
+        ({"SYSTEMD_EXEC_PID": "7"}, True),
+        ({"SYSTEMD_EXEC_PID": "8", "INVOCATION_ID": "x", "NOTIFY_SOCKET": "/run/n"}, False),  # a terminal's
+        ({"INVOCATION_ID": "x"}, False),
+        ({"NOTIFY_SOCKET": "/run/n"}, False),
+        ({"INVOCATION_ID": "x", "NOTIFY_SOCKET": "/run/n"}, True),
+    ],
+)
+def test_whether_a_service_manager_started_it(env: dict[str, str], expected: bool) -> None:
+    assert is_managed(env, pid=7) is expected

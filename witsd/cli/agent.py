@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from witsd.cli.base import Noun, agent_argument
+from witsd.cli.base import Noun, agent_argument, duration_s
 from witsd.cli.connect import Failed, call, pages, run
 from witsd.cli.connect import follow as forever
-from witsd.cli.follow import events, plain
+from witsd.cli.follow import LEVELS, log_lines, plain
 from witsd.cli.output import dotted, emit_json, emit_json_line, fields, say, table
 from witsd.cli.text import clock_time, neutral, one_line, when
 
@@ -209,23 +209,31 @@ def _say_state(state: dict[str, Any]) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with the lines as they are written.")
 @click.option("-n", "tail", type=click.IntRange(0, 10_000), default=100, show_default=True,
               help="How many of the last lines.")
-def agent_logs(name: str, follow: bool, tail: int, as_json: bool) -> None:
+@click.option("--level", type=click.Choice(LEVELS), help="Only lines of JSON that say they are at least so grave.")
+def agent_logs(name: str, follow: bool, tail: int, level: str | None, as_json: bool) -> None:
     """What an agent has written. With --json one line a log line."""
-    stream = f"log:{name}"
 
     async def show(client: Client) -> None:
-        params: dict[str, Any] = {"name": name, "tail": max(tail, 1)}
-        lines = (await client.call("agents/logs", params))["lines"]
-        for line in lines if tail else []:
-            _say_log(line, as_json)
-        if follow:
-            last = lines[-1]["seq"] if lines else 0
-            async with aclosing(events(client, [stream], since={stream: last})) as following:
-                async for event in following:
-                    if event["type"] == "log.line":
-                        _say_log({"seq": event["seq"], "time": event["time"], **event["data"]}, as_json)
+        async with aclosing(log_lines(client, name, tail, follow=follow, level=level)) as lines:
+            async for line in lines:
+                _say_log(line, as_json)
 
     (forever if follow else run)(show)
+
+
+@agent.command(name="metrics")
+@agent_argument()
+@click.option("--window", "window_s", default="2m", show_default=True, callback=duration_s, metavar="DURATION",
+              help="How far to look back: 90s, 5m, up to 12h.")
+def agent_metrics(name: str, window_s: float, as_json: bool) -> None:
+    """What an agent's processes used, how its requests went, and which alerts are up."""
+    from witsd.cli.agent_metrics import show_metrics
+
+    found = call("agents/metrics", {"name": name, "window_s": window_s})
+    if as_json:
+        emit_json(found)
+    else:
+        show_metrics(name, found, window_s)
 
 
 def _say_log(line: dict[str, Any], as_json: bool) -> None:

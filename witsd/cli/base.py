@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,19 @@ def complete_agents(_ctx: click.Context, _param: click.Parameter, incomplete: st
 def agent_argument(name: str = "name", **kwargs: Any) -> Callable[[Any], Any]:
     """An argument that is an agent's name, with completion."""
     return click.argument(name, metavar=name.upper(), shell_complete=complete_agents, **kwargs)
+
+
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration_s(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """The callback of an option that takes seconds, or a number with s, m, h or d: ``12h``."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
+    if not found or float(found[1]) <= 0:
+        raise click.BadParameter(f"{value!r} is no duration: say 90s, 30m, 12h or 30d")
+    return float(found[1]) * _UNIT_S[found[2] or "s"]
 
 
 def limit_option(default: int) -> Callable[[Any], Any]:

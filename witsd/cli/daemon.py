@@ -84,6 +84,10 @@ def reload(as_json: bool) -> None:
         emit_json(result)
     else:
         say("changed: " + (", ".join(one_line(name) for name in result["changed"]) or "nothing"))
+        if waiting := ", ".join(one_line(name) for name in result.get("restart_for", ())):
+            say(f"witsd.toml has changed ({waiting}): that takes effect with a restart: `witsd up --replace`", err=True)
+        if "settings_error" in result:
+            say(one_line(f"the settings cannot be read, so a restart would fail: {result['settings_error']}"), err=True)
     if result["errors"]:
         if not as_json:
             for error in result["errors"]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from witsd_client import Client, Event, Resync
 
+#: Of lines of JSON, from the least to the gravest.
+LEVELS = ("debug", "info", "warning", "error", "critical")
 RUN_ENDED = ("completed", "failed", "cancelled", "interrupted")
 
 
@@ -25,6 +28,30 @@ async def events(
     async with client.subscribe(list(streams), since=since, types=types) as subscription:
         async for event in subscription:
             yield plain(event)
+
+
+async def log_lines(
+    client: Client, agent: str, tail: int, *, follow: bool, level: str | None = None
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The last ``tail`` lines an agent has written, ``{seq, time, source, text, level?}`` each; then those it writes.
+
+    With ``level`` only those that say they are at least so grave.
+    """
+    stream = f"log:{agent}"
+    newest = (await client.call("agents/logs", {"name": agent, "tail": 1}))["lines"]
+    last = newest[-1]["seq"] if newest else 0
+    if tail:
+        params = {"name": agent, "tail": tail, **({"level": level} if level else {})}
+        for line in (await client.call("agents/logs", params))["lines"]:
+            yield line
+            last = max(last, line["seq"])
+    if not follow:
+        return
+    wanted = LEVELS[LEVELS.index(level) :] if level else ()
+    async with aclosing(events(client, [stream], since={stream: last})) as following:
+        async for event in following:
+            if event["type"] == "log.line" and (level is None or event["data"].get("level") in wanted):
+                yield {"seq": event["seq"], "time": event["time"], **event["data"]}
 
 
 async def run_events(client: Client, run_id: str) -> AsyncGenerator[dict[str, Any], None]:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("witsd.cli.daemon:status", "How the daemon is doing and where it listens."),
     "config": ("witsd.cli.daemon:config", "The settings and where each comes from."),
     "agent": ("witsd.cli.agent:agent", "List, define, start, stop and watch agents."),
+    "top": ("witsd.cli.top:top", "The agents and what they use, live, with keys to control them."),
     "ask": ("witsd.cli.ask:ask", "Ask an agent; the answer streams as it is produced."),
     "chat": ("witsd.cli.chat:chat", "A conversation with an agent that goes on where it was left."),
     "run": ("witsd.cli.run:run", "The pieces of work agents were given."),

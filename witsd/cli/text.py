@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ _CONTROLS: dict[int, str] = {
     # What turns the order of letters round can make a line say another thing than it does.
     **{c: f"\\u{c:04x}" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))},
 }
+_BARS = "▁▂▃▄▅▆▇█"
 #: What ``json.dumps`` leaves raw although a terminal acts on it. Inside JSON these occur in strings only.
 _JSON_CONTROLS: dict[int, str] = {c: f"\\u{c:04x}" for c in range(0x7F, 0xA0)}
 
@@ -71,6 +73,31 @@ def size(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
+
+
+def milliseconds(value: float) -> str:
+    """``340ms``, ``1.2s``, ``3m``: five characters at most."""
+    if value < 999.5:
+        return f"{value:.0f}ms"
+    return f"{value / 1000:.1f}s" if value < 60_000 else duration(value / 1000).split()[0]
+
+
+def percent(value: float) -> str:
+    """``12.3``, ``250``: five characters at most."""
+    return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def sparkline(values: Sequence[float], columns: int) -> str:
+    """The course of ``values`` (none below 0) from zero to the highest, in at most so many characters.
+
+    Where there are more values than that, each character stands for the highest of several.
+    """
+    if not values:
+        return ""
+    columns = min(columns, len(values))
+    parts = [values[n * len(values) // columns : (n + 1) * len(values) // columns] for n in range(columns)]
+    highest = max(values) or 1
+    return "".join(_BARS[min(len(_BARS) - 1, round(max(part) / highest * (len(_BARS) - 1)))] for part in parts)
 
 
 def duration(seconds: float) -> str:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import click
 
-from witsd.cli.base import Noun
+from witsd.cli.base import Noun, duration_s
 from witsd.cli.connect import call, pages
 from witsd.cli.output import emit_json, note, say, table
 from witsd.cli.text import one_line, when
 
 SCOPES = ("read", "chat", "memory", "tools", "approve", "agents", "admin")
-_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @click.group(cls=Noun)
 def token() -> None:
     """Scoped tokens for programs."""
-
-
-def duration_s(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
-    """Seconds, or a number with s, m, h or d: ``12h``."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
-    if not found or float(found[1]) <= 0:
-        raise click.BadParameter(f"{value!r} is no duration: say 90s, 30m, 12h or 30d")
-    return float(found[1]) * _UNIT_S[found[2] or "s"]
 
 
 @token.command(name="create")

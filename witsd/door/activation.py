@@ -34,6 +34,8 @@ class Inherited:
 
     unix: socket.socket | None = None
     tcp: socket.socket | None = None
+    #: Handed over by an earlier daemon, not lent by a service manager: the file of ``unix`` is ours to remove.
+    ours: bool = False
 
     @property
     def unix_path(self) -> Path | None:

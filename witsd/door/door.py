@@ -8,37 +8,33 @@ decided here.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Protocol
 
 import attrs
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, wrap_server_stream
 
 from witsd.door.auth import EVERYWHERE, Policy
+from witsd.door.exchange import Exchange
 from witsd.door.http import (
     SECURITY_HEADERS,
     Deadlines,
     HttpConnection,
-    PrefixStream,
     error_body,
     linger,
 )
-from witsd.door.identity import Identifier, Refused
+from witsd.door.identity import HasOptions, Identifier, Refused
 from witsd.door.listen import UnixSocket, accept_forever, claim_unix, open_tcp
 from witsd.door.site import Pages, Rooms, load_page
-from witsd.rpc.call import Call
 from witsd.rpc.dispatch import Dispatcher, answer_message
 from witsd.rpc.framing import ByteStreamMessages, MessageStream
-from witsd.rpc.methods import Method
 from witsd.rpc.peer import Peer
-from witsd.rpc.websocket import WebSocketMessages, Wire
 from witsd.services.access import Access, Visit
 from witsd.values.actor import Actor
-from witsd.values.errors import InvalidState, Overloaded, Unauthenticated
+from witsd.values.errors import Overloaded, Unauthenticated
 from witsd.values.wire.system import LimitsInfo
 
 log = logging.getLogger("witsd.door")
@@ -66,23 +62,6 @@ class ListenSettings(Protocol):
     def allow_remote(self) -> bool: ...
 
 
-def without_streams(methods: Mapping[str, Method]) -> dict[str, Method]:
-    """The table for ``POST /rpc``, where no connection stays that events could be sent to."""
-
-    async def refuse(call: Call, params: Any) -> NoReturn:
-        raise InvalidState(
-            f"{call.actor.label}: a subscription needs a connection that stays: use the WebSocket at /ws "
-            "or the Unix socket; events/read pages through a stream here",
-            state="http",
-        )
-
-    streams = ("events/subscribe", "events/unsubscribe")
-    return {
-        name: attrs.evolve(method, call=refuse) if name in streams else method
-        for name, method in methods.items()
-    }
-
-
 @attrs.define(eq=False)
 class _Connection:
     """An open connection: ``finish`` asks it to end after what it is doing, ``scope`` ends it now."""
@@ -91,33 +70,8 @@ class _Connection:
     finish: Callable[[], None] = lambda: None
     #: Counted against the cap on connections that have not shown a credential.
     unknown_http: bool = False
-
-
-@attrs.define(eq=False)
-class _Exchange:
-    """The connection of one HTTP body: it can be answered, and hears nothing else."""
-
-    actor: Actor
-    closed: bool = False
-    _callbacks: list[Callable[[], None]] = attrs.field(factory=list)
-
-    def set_actor(self, actor: Actor) -> None:
-        self.actor = actor
-
-    async def send(self, message: bytes) -> None:
-        """Progress, which has nowhere to go: one body is answered with one body."""
-        await trio.lowlevel.checkpoint()
-
-    async def send_many(self, messages: Sequence[bytes]) -> None:
-        await trio.lowlevel.checkpoint()
-
-    def on_close(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
-
-    def end(self) -> None:
-        self.closed = True
-        for callback in self._callbacks:
-            callback()
+    since: float = attrs.field(factory=trio.current_time)
+    gone: trio.Event = attrs.field(factory=trio.Event)
 
 
 @attrs.define(eq=False)
@@ -138,6 +92,8 @@ class Door:
     _listeners: list[trio.SocketListener] = attrs.field(factory=list)
     _connections: set[_Connection] = attrs.field(factory=set)
     _farewells: int = 0
+    #: ``websocket.serve``, once somebody has come that way.
+    _serve_websocket: Callable[..., Awaitable[None]] | None = None
     _none_left: trio.Event = attrs.field(factory=trio.Event)
 
     @property
@@ -145,16 +101,26 @@ class Door:
         """How many are open."""
         return len(self._connections)
 
+    def identify(self, sock: HasOptions) -> Actor:
+        """Who is at the other end of a Unix socket of whatever kind; raises as ``Identifier.identify``."""
+        return self._identifier.identify(sock)
+
     async def stop_accepting(self) -> None:
         """From now on connecting fails; what is open stays. The socket file and its lock go with the door."""
         for listener in self._listeners:
             await listener.aclose()
 
-    async def close_connections(self, *, within_s: float) -> None:
-        """Let each connection end what it is sending, for ``within_s`` seconds at most, then cut the rest."""
+    async def close_connections(self, *, within_s: float, newcomers_s: float = 0) -> None:
+        """Let each connection end what it is sending, for ``within_s`` seconds at most, then cut the rest.
+
+        One that came in less than ``newcomers_s`` ago may end by itself until it is that old.
+        """
         with trio.move_on_after(within_s):
-            for connection in tuple(self._connections):
-                connection.finish()
+            for connection in sorted(self._connections, key=lambda each: each.since):
+                with trio.move_on_at(connection.since + newcomers_s):
+                    await connection.gone.wait()
+                if not connection.gone.is_set():
+                    connection.finish()
             while self._connections:
                 self._none_left = trio.Event()
                 await self._none_left.wait()
@@ -215,14 +181,13 @@ class Door:
                     await serve(stream, connection)
                 except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                     pass
-                except* (ConnectionClosed, HandshakeError):
-                    pass
                 except* Refused as refused:
                     log.warning("door.refused reason=%s", refused.exceptions[0])
                 except* Exception:
                     log.exception("door.connection_failed")
         finally:
             self._connections.discard(connection)
+            connection.gone.set()
             if not self._connections:
                 self._none_left.set()
             await trio.aclose_forcefully(stream)
@@ -251,7 +216,7 @@ class Door:
         """One HTTP body. Raises ``Unauthenticated`` when the token ends before the answer is there."""
         connection.unknown_http = False
         answer = None
-        exchange = _Exchange(actor)
+        exchange = Exchange(actor)
         with trio.CancelScope() as scope, self._access.visit(scope, actor) as visit:
             visit.connection = exchange
             try:
@@ -269,20 +234,14 @@ class Door:
         actor: Actor,
         cookies: tuple[str, ...],
     ) -> None:
-        wire = Wire(stream, stream.fd if isinstance(stream, PrefixStream) else -1)
-        async with trio.open_nursery() as nursery:
-            with trio.fail_after(self._deadlines.handshake_s):
-                request = await wrap_server_stream(
-                    nursery,
-                    wire,
-                    # Somewhat more than the limit, so that what is just above it gets an error to itself.
-                    max_message_size=2 * self._limits.message_bytes,
-                    receive_buffer_size=64 * 1024,
-                )
-                websocket = await request.accept(extra_headers=list(SECURITY_HEADERS))
-            messages = WebSocketMessages(websocket, wire, limit=self._limits.message_bytes)
-            await self._serve_peer(messages, actor, cookies, connection)
-            nursery.cancel_scope.cancel()
+        if self._serve_websocket is None:
+            self._serve_websocket = await trio.to_thread.run_sync(_load_websocket)
+        await self._serve_websocket(
+            stream,
+            lambda messages: self._serve_peer(messages, actor, cookies, connection),
+            handshake_s=self._deadlines.handshake_s,
+            limit=self._limits.message_bytes,
+        )
 
     async def _serve_peer(
         self, messages: MessageStream, actor: Actor, cookies: tuple[str, ...], connection: _Connection
@@ -306,6 +265,13 @@ class Door:
 
     def _peer(self, messages: MessageStream, actor: Actor, dispatcher: Dispatcher) -> Peer:
         return Peer(messages, dispatcher, actor, self._limits, send_timeout_s=self._deadlines.send_s)
+
+
+def _load_websocket() -> Callable[..., Awaitable[None]]:
+    """Blocks: reads and runs some thirty modules the first time."""
+    from witsd.door.websocket import serve
+
+    return serve
 
 
 def _overloaded(limit: int) -> Overloaded:

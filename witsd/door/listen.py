@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,10 @@ log = logging.getLogger("witsd.door")
 
 #: ``sun_path`` without its final NUL (unix(7)).
 MAX_SOCKET_PATH = 107
-_BACKLOG = 512
+#: Who connects while one daemon takes over from another waits here. The kernel's net.core.somaxconn may make it less.
+_BACKLOG = 4096
+#: A lock whose holder has just been seen to end is free within this time.
+_LOCK_PAUSE_S = 0.01
 #: How long accepting rests after it failed, and how often that is logged.
 _REST_S = 0.1
 _LOG_EVERY_S = 60.0
@@ -51,13 +55,20 @@ class UnixSocket:
 
     path: Path
     socket: socket.socket
+    #: Of the file that is ours to remove; None where it is a service manager's.
+    inode: int | None = None
+    #: Asked at the end: whether another daemon goes on listening on it, so that the file stays.
+    stays: Callable[[], bool] = lambda: False
 
 
 @contextmanager
-def claim_unix(path: Path, *, inherited: socket.socket | None = None) -> Iterator[UnixSocket]:
+def claim_unix(
+    path: Path, *, inherited: socket.socket | None = None, ours: bool = False, patience_s: float = 0
+) -> Iterator[UnixSocket]:
     """Listen at ``path`` (mode 0600) until the block ends, then remove the socket and give up the lock.
 
-    An ``inherited`` socket, which already listens and is not ours to remove, still needs the lock.
+    An ``inherited`` socket, which already listens, still needs the lock; it is not ours to remove unless ``ours``
+    says so. ``patience_s``: how long to wait, blocking, for a lock that is about to be given up.
     Raises ``AlreadyRunning`` or ``ListenError``.
     """
     path = path.absolute()
@@ -71,33 +82,39 @@ def claim_unix(path: Path, *, inherited: socket.socket | None = None) -> Iterato
         )
     try:
         _prepare_directory(path.parent)
-        lock = _take_lock(path)
+        lock = _take_lock(path, patience_s)
     except OSError as error:
         raise ListenError(f"cannot use {path.parent} for the socket: {error.strerror}") from error
     try:
         sock = inherited or _bind(path)
         sock.setblocking(False)
-        mine = None if inherited else os.stat(path).st_ino
+        if ours:
+            sock.listen(_BACKLOG)  # again, so that clients are told of this process (SO_PEERCRED) and not of the last
         try:
-            yield UnixSocket(path, sock)
+            claimed = UnixSocket(path, sock, None if inherited and not ours else os.lstat(path).st_ino)
+        except OSError as error:
+            sock.close()
+            raise ListenError(f"somebody has removed {path} meanwhile: start again") from error
+        try:
+            yield claimed
         finally:
             sock.close()
             # Not a stranger's: somebody may have removed ours and made another.
             with suppress(OSError):
-                if mine is not None and os.lstat(path).st_ino == mine:
+                if not claimed.stays() and os.lstat(path).st_ino == claimed.inode:
                     os.unlink(path)
     finally:
         os.close(lock)
 
 
 @contextmanager
-def claim_file(path: Path) -> Iterator[None]:
+def claim_file(path: Path, *, patience_s: float = 0) -> Iterator[None]:
     """Be the only daemon that uses ``path``, the database: two could be told different sockets.
 
     Raises ``AlreadyRunning`` or ``ListenError``.
     """
     try:
-        lock = _take_lock(path)
+        lock = _take_lock(path, patience_s)
     except OSError as error:
         raise ListenError(f"cannot use {path.parent}: {error.strerror}") from error
     try:
@@ -122,16 +139,20 @@ def _prepare_directory(directory: Path) -> None:
         )
 
 
-def _take_lock(path: Path) -> int:
+def _take_lock(path: Path, patience_s: float = 0) -> int:
     """The descriptor that holds the lock; it is CLOEXEC, so no child keeps it when the daemon dies."""
     name = path.with_name(path.name + ".lock")
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    give_up = time.monotonic() + patience_s
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = _lock_holder(fd)
-        os.close(fd)
-        raise AlreadyRunning(path, holder) from None
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    raise AlreadyRunning(path, _lock_holder(fd)) from None
+                time.sleep(_LOCK_PAUSE_S)
     except BaseException:
         os.close(fd)
         raise
@@ -193,6 +214,16 @@ def _bind(path: Path) -> socket.socket:
             os.unlink(temporary)
         raise ListenError(f"cannot listen on {path}: {error.strerror}; set WITSD_LISTEN_UNIX") from error
     return sock
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """Another way to write ``path`` that fits into a socket address, however deep its folder is. Raises ``OSError``."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def _refuse_if_in_use(path: Path) -> None:

@@ -27,7 +27,8 @@ async def render(system: System, supervisor: Supervisor, clock: Clock) -> str:
 
 def _figures(facts: AgentFacts) -> AgentFigures:
     unit, now, requests = facts.unit, facts.current, facts.metrics.requests
-    totals = unit.shared.watch.of(unit.spec.name).requests
+    watch = unit.shared.watch
+    totals = watch.of(unit.spec.name).requests
     return AgentFigures(
         name=unit.spec.name,
         state=unit.life.state,
@@ -45,4 +46,5 @@ def _figures(facts: AgentFacts) -> AgentFigures:
         request_ms=totals.total_ms,
         p95_ms=requests.p95_ms if requests.count else None,
         alerts=[alert.alert for alert in facts.metrics.alerts],
+        breaches=watch.breaches.totals.get(unit.spec.name, {}),
     )

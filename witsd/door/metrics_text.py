@@ -40,6 +40,8 @@ class AgentFigures:
     p95_ms: float | None = None
     #: Names of the alerts that are up.
     alerts: Sequence[str] = ()
+    #: How often each limit was passed.
+    breaches: Mapping[str, int] = {}
 
 
 @attrs.frozen(kw_only=True)
@@ -104,6 +106,12 @@ def _agents(agents: Sequence[AgentFigures]) -> Iterator[str]:
         "95 of 100 requests of the last five minutes took no longer.",
         rows("p95_ms", 0.001),
     )
+    breaches = [
+        ({"agent": agent.name, "limit": limit}, float(count))
+        for agent in agents
+        for limit, count in agent.breaches.items()
+    ]
+    yield _family("witsd_agent_limit_breaches_total", "counter", "Times that a limit was passed.", breaches)
     yield _family("witsd_agent_alert", "gauge", "1 while the alert is up.", alerts)
 
 

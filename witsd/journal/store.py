@@ -131,6 +131,24 @@ def load_vectors(db: apsw.Connection) -> None:
         db.enable_load_extension(False)
 
 
+def check_file(path: Path) -> None:
+    """Whether ``open_store`` could use the file, as far as reading it tells; a file that is not there can be made.
+
+    Raises as ``open_store``. Blocks, briefly; another process may have the database open.
+    """
+    if not path.exists():
+        return
+    try:
+        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            db.set_busy_timeout(5000)
+            check_ours(db, str(path))
+        finally:
+            db.close()
+    except (*MEDIUM_ERRORS, apsw.CorruptError, apsw.PermissionsError) as error:
+        raise StorageError(f"cannot open the database {path}: {error}") from error
+
+
 def _set_up_writer(db: apsw.Connection, path: str, synchronous: str) -> None:
     db.set_busy_timeout(5000)
     check_ours(db, path)  # before the first statement that writes
@@ -151,4 +169,13 @@ def _set_up_reader(db: apsw.Connection) -> None:
     # No mmap_size: mapped pages would count as the daemon's memory, and a failing disk would be a SIGBUS.
 
 
-__all__ = ["MEDIUM_ERRORS", "STATEMENT_ERRORS", "SchemaError", "StorageError", "Store", "Synchronous", "open_store"]
+__all__ = [
+    "MEDIUM_ERRORS",
+    "STATEMENT_ERRORS",
+    "SchemaError",
+    "StorageError",
+    "Store",
+    "Synchronous",
+    "check_file",
+    "open_store",
+]

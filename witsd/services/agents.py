@@ -7,7 +7,7 @@ import re
 import attrs
 
 from witsd.services.runs import Runs
-from witsd.supervise.definitions import Unwritable
+from witsd.supervise.definitions import Disorder, Unwritable
 from witsd.supervise.supervisor import Supervisor
 from witsd.supervise.unit import Unit
 from witsd.values.actor import Actor
@@ -51,7 +51,7 @@ class Agents:
         """Written to ``agents/<name>.toml``, then in effect. Runs that are on go on with the old process."""
         try:
             unit = await self._supervisor.define(params.spec)
-        except Unwritable as error:
+        except (Unwritable, Disorder) as error:
             raise InvalidParams(str(error), path=f"params.spec.{error.path}") from error
         except OSError as error:
             raise LimitExceeded(
@@ -63,8 +63,8 @@ class Agents:
 
     async def remove(self, actor: Actor, params: wire.AgentNameParams) -> Empty:
         """Its runs end, then its process, then its file. Log, runs and sessions stay to be read."""
-        self._supervisor.unit(params.name)
-        await self._runs.end_all_of(params.name, "the agent was removed")
+        for name in self._supervisor.going_with(params.name):
+            await self._runs.end_all_of(name, "the agent was removed")
         await self._supervisor.remove(params.name)
         return Empty()
 
@@ -100,5 +100,5 @@ class Agents:
             raise NotFound(f"there is no agent {params.name!r}", kind="agent", id=params.name)
         log = logs.of(params.name)
         if params.after_seq is not None:
-            return wire.AgentsLogsResult(lines=tuple(await log.read_after(params.after_seq, 1000)))
-        return wire.AgentsLogsResult(lines=tuple(await log.tail(params.tail)))
+            return wire.AgentsLogsResult(lines=tuple(await log.read_after(params.after_seq, 1000, params.level)))
+        return wire.AgentsLogsResult(lines=tuple(await log.tail(params.tail, params.level)))

@@ -14,10 +14,10 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import apsw
 import attrs
@@ -75,6 +75,10 @@ class Containment(Protocol):
     def name(self) -> str: ...
     @property
     def reason(self) -> str: ...
+    @property
+    def controllers(self) -> Collection[str]: ...
+    @property
+    def missing(self) -> Mapping[Any, str]: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -164,13 +168,13 @@ def sandbox(it: Machine) -> DoctorItem:
 
 
 def death_signal(it: Machine) -> DoctorItem:
-    """setpriv, by which an agent dies with the daemon without a Python in between."""
+    """setpriv, by which an agent dies with the daemon where the kernel refuses ``supervise.forker``."""
     program = it.which("setpriv")
     if program is None:
         return _item(
             "setpriv",
             "warning",
-            "setpriv is not installed: each start of an agent takes 10 ms longer",
+            "setpriv is not installed: where clone3 is refused each start of an agent takes 10 ms longer",
             "install util-linux",
         )
     return _item("setpriv", "ok", program)
@@ -396,3 +400,29 @@ def containment(used: Containment | None) -> DoctorItem:
         hint = "`witsd service install`: systemd gives the daemon control groups of its own (Delegate=yes)"
         return _item(name, "warning", f"no control groups: {message}", hint)
     return _item(name, "ok", f"{used.name}: {used.reason}" if used.reason else used.name)
+
+
+#: What samples do about a limit that the kernel does not keep, and why that is less.
+_SAMPLED = {
+    "memory": "memory_bytes: killed within a second of the breach, not before",
+    "cpu": "cpu_percent: reported, not held back",
+    "tasks": "tasks: killed within a second of the breach, and a fork bomb may be faster",
+}
+
+
+def limits(used: Containment | None) -> DoctorItem:
+    """Who keeps the limits of agents: the kernel, or samples."""
+    name = "limits"
+    kept = [limit for limit in _SAMPLED if used is not None and limit in used.controllers]
+    kernel = ", ".join([*kept, "open files"])
+    left = [limit for limit in _SAMPLED if limit not in kept]
+    if not left:
+        return _item(name, "ok", f"the kernel keeps {kernel}")
+    why = "; ".join(dict.fromkeys(used.missing[limit] for limit in left if limit in used.missing)) if used else ""
+    message = f"the kernel keeps {kernel}; by samples: {'; '.join(_SAMPLED[limit] for limit in left)}"
+    return _item(
+        name,
+        "warning",
+        message + (f" ({why})" if why else ""),
+        "`witsd service install`: systemd gives the daemon control groups of its own (Delegate=yes)",
+    )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import codecs
 import math
+import signal
 
 import trio
 
 from witsd.services import session_rows
 from witsd.services.run_book import RunBook
 from witsd.services.run_state import LiveRun
+from witsd.supervise import limits
+from witsd.supervise.output import copy
 from witsd.supervise.process import Process, SpawnError
 from witsd.supervise.supervisor import Lease, Supervisor
 from witsd.values.actor import Actor
@@ -60,6 +63,7 @@ async def execute(book: RunBook, supervisor: Supervisor, run: LiveRun, turn: tri
     if run.stop_as is not None:
         await book.end(run, run.stop_as, run.stop_reason)
     elif timed_out.cancelled_caught:
+        _tell_limit(supervisor, run)
         late = Timeout(f"the run was not over after {run.timeout_s:g} s")
         run.error = ErrorInfo(code=late.code, message=late.message, data=dict(late.data))
         await book.end(run, "failed")
@@ -67,6 +71,13 @@ async def execute(book: RunBook, supervisor: Supervisor, run: LiveRun, turn: tri
         await book.end(run, "interrupted", "the daemon was stopped")
     else:
         await book.end(run, "completed")
+
+
+def _tell_limit(supervisor: Supervisor, run: LiveRun) -> None:
+    unit = supervisor.units.get(run.agent)
+    if unit is not None and run.timeout_s is not None and unit.spec.limits.run_timeout_s == run.timeout_s:
+        breach = limits.run_timeout(unit.spec.limits, run.run_id, run.timeout_s)
+        supervisor.shared.watch.breaches.tell(run.agent, breach)
 
 
 async def _by_agent(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None:
@@ -118,6 +129,7 @@ async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> 
     """An exec agent with ``run_per_request``: input on stdin, output on stdout, the exit status the outcome."""
     unit = supervisor.unit(run.agent)
     asked_from = "" if run.input.cwd is UNSET else run.input.cwd
+    watch, held = supervisor.shared.watch, None
     unit.lease()
     try:
         await book.started(run)
@@ -126,18 +138,24 @@ async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> 
         try:
             async with supervisor.open_run_process(unit, asked_from) as tree, trio.open_nursery() as nursery:
                 process = tree.process
+                held = watch.began(
+                    unit.spec, process.identity, tree.container, lambda: process.signal_group(signal.SIGKILL)
+                )
                 nursery.start_soon(_feed, process, run.input.text)
                 nursery.start_soon(_keep_errors, supervisor, run, process, errors)
                 nursery.start_soon(_relay, book, run, unit.actor, process)
                 outcome = await process.watch()
+                reason = watch.why(held, unit.spec.limits, str(outcome), clean=outcome.clean)
                 await tree.end_rest()
                 nursery.cancel_scope.deadline = trio.current_time() + 1
         except SpawnError as error:
             raise AgentFailed(f"{run.agent} could not be started: {error}", reason=str(error)) from error
         if not outcome.clean:
             tail = bytes(errors).decode(errors="replace").strip()
-            raise AgentFailed(f"{run.agent} {outcome}" + (f": {tail}" if tail else ""), reason=str(outcome))
+            raise AgentFailed(f"{run.agent} {reason}" + (f": {tail}" if tail else ""), reason=reason)
     finally:
+        if held is not None:
+            watch.ended(held)
         unit.release()
 
 
@@ -168,16 +186,8 @@ async def _relay(book: RunBook, run: LiveRun, actor: Actor, process: Process) ->
 
 
 async def _keep_errors(supervisor: Supervisor, run: LiveRun, process: Process, tail: bytearray) -> None:
-    sink = supervisor.shared.logs.of(run.agent)
-    rest = b""
-    try:
-        while data := await process.stderr.receive_some(_CHUNK):
-            tail += data
-            del tail[:-_STDERR_TAIL]
-            *lines, rest = (rest + data).split(b"\n")
-            if lines:
-                await sink.write("stderr", lines)
-    except (trio.ClosedResourceError, trio.BrokenResourceError):
-        pass
-    if rest:
-        await sink.write("stderr", [rest])
+    def heard(chunk: bytes) -> None:
+        tail.extend(chunk)
+        del tail[:-_STDERR_TAIL]
+
+    await copy(process.stderr, supervisor.shared.logs.of(run.agent), "stderr", heard=heard)

@@ -108,7 +108,7 @@ class Runs:
         """Raise what a caller should hear now and not from a run that fails later."""
         if self._closing:
             raise Overloaded("the daemon is stopping: try again when it is back", retry_after_ms=2000)
-        unit = self.supervisor.unit(agent)
+        unit = self.supervisor.obtain(agent)
         if unit.spec.kind == "exec" and not unit.spec.run_per_request:
             raise InvalidState(
                 f"{agent} is a service: it runs by itself and takes no requests. "

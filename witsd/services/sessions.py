@@ -38,7 +38,7 @@ class Sessions:
     _ids: Ids
 
     async def create(self, actor: Actor, params: wire.SessionsCreateParams) -> wire.Session:
-        self._runs.supervisor.unit(params.agent)  # NotFound
+        self._runs.supervisor.obtain(params.agent)  # NotFound
 
         def work(tx: Tx) -> wire.Session:
             def make() -> wire.Session:

@@ -21,7 +21,7 @@ from witsd.values.actor import Actor
 from witsd.values.clock import Clock
 from witsd.values.errors import InvalidParams
 from witsd.values.wire import system as wire
-from witsd.values.wire.common import Empty
+from witsd.values.wire.common import UNSET, Empty
 from witsd.values.wire.doctor import DoctorItem, DoctorReport
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -49,6 +49,8 @@ class System:
     listening: Callable[[], wire.Listening]
     request_stop: Callable[[float | None], None]
     describe: Callable[[], dict[str, Any]]
+    #: Which settings a restart would change, and why it could not read them. Blocks.
+    pending_settings: Callable[[], tuple[tuple[str, ...], str]]
     #: What ends an agent's whole tree; None where there is nothing but session and process group.
     containment: doctor.Containment | None = None
     _started: float = attrs.field(init=False)
@@ -106,7 +108,10 @@ class System:
     async def reload(self, actor: Actor, params: Empty) -> wire.ReloadResult:
         """Changed agents restart, unchanged ones are not touched, wrong files are named and change nothing."""
         changed, errors = await self.supervisor.reload()
-        return wire.ReloadResult(changed=changed, errors=errors)
+        waiting, wrong = await trio.to_thread.run_sync(self.pending_settings)
+        return wire.ReloadResult(
+            changed=changed, errors=errors, restart_for=waiting, settings_error=wrong or UNSET
+        )
 
     async def doctor(self, actor: Actor, params: Empty) -> DoctorReport:
         """Look at everything that may go wrong, in a thread; takes seconds where the database is large."""
@@ -130,6 +135,7 @@ class System:
             return (
                 *doctor.machine(doctor.Machine(env=shared.daemon_env)),
                 doctor.containment(self.containment),
+                doctor.limits(self.containment),
                 *doctor.folders(paths),
                 doctor.socket_file(paths.socket),
                 doctor.port(http, loopback=http is None or _is_loopback(http)),

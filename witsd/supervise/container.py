@@ -21,6 +21,7 @@ import trio
 
 from witsd.supervise.cgroups import SCARCE
 from witsd.supervise.identity import Identity
+from witsd.values.spec import Limits
 
 #: $0 is the daemon's pid, then the groups to join, ``--``, the program. If the parent is no longer the daemon,
 #: it died before the death signal was set: 125. A group that cannot be joined: 126, and the shell's word on stderr.
@@ -60,6 +61,11 @@ class Ceilings:
 UNLIMITED = Ceilings()
 
 
+def ceilings(limits: Limits) -> Ceilings:
+    """What the kernel is to hold an agent's tree to."""
+    return Ceilings(memory_bytes=limits.memory_bytes, cpu_percent=limits.cpu_percent, tasks=limits.tasks)
+
+
 @attrs.frozen(kw_only=True)
 class Usage:
     """The whole tree's; None for what this mechanism does not count."""
@@ -78,6 +84,11 @@ class Container(ABC):
     join: tuple[str, ...] = ()
     #: Variables for the agent's environment.
     env: Mapping[str, str]
+
+    @property
+    def enforced(self) -> frozenset[Ceiling]:
+        """The limits that the kernel enforces here where they are set; the others are left to be sampled."""
+        return frozenset()
 
     @abstractmethod
     def started(self, leader: Identity) -> None:
@@ -119,6 +130,10 @@ class Container(ABC):
         """How many forks the limit of tasks has refused."""
         return 0
 
+    def throttled(self) -> int:
+        """In how many periods the limit of cpu has held it back."""
+        return 0
+
     def usage(self) -> Usage:
         """What the tree uses. Some reads of kernel files; blocks for a process group."""
         return Usage()
@@ -127,11 +142,17 @@ class Container(ABC):
         """Forget it, once it is empty. False when the kernel kept it: the next sweep tries again. Blocks."""
         return True
 
+    def _remove_if_empty(self) -> bool:
+        """The usual end: the leader was alone."""
+        return not self.populated() and self.remove()
+
     async def end(self, timeout_s: float) -> bool:
         """Kill until nobody is left, then remove; False when that was not to be had within ``timeout_s``."""
         with trio.move_on_after(timeout_s):
             while True:
                 try:
+                    if await trio.to_thread.run_sync(self._remove_if_empty):
+                        return True
                     await trio.to_thread.run_sync(self.kill)
                 except OSError as error:
                     if error.errno not in SCARCE:

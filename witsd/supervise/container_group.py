@@ -47,6 +47,10 @@ class GroupContainer(Container):
         self.join = (str(self.group),)
         self._limiting = {name: self.group for name, place in self.places.items() if place.home == self.group.parent}
 
+    @property
+    def enforced(self) -> frozenset[Ceiling]:
+        return frozenset(self.places)
+
     def started(self, leader: Identity) -> None:
         pass
 
@@ -155,6 +159,10 @@ class GroupContainer(Container):
     def tasks_refused(self) -> int:
         group = self._limiting.get("tasks")
         return cgroups.number(group / "pids.events", "max") or 0 if group else 0
+
+    def throttled(self) -> int:
+        group = self._limiting.get("cpu")
+        return cgroups.number(group / "cpu.stat", "nr_throttled") or 0 if group else 0
 
     def usage(self) -> Usage:
         memory, tasks = self._limiting.get("memory"), self._limiting.get("tasks")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import attrs
 import msgspec
 import tomli_w
 
+from witsd.supervise import order
+from witsd.supervise.instances import template_of
 from witsd.values import toml_text
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.system import DefinitionError
@@ -29,8 +32,11 @@ class Definitions:
     broken: frozenset[str]
 
 
-def load(folder: Path) -> Definitions:
-    """Read every ``*.toml`` of the folder. A folder that does not exist holds nothing."""
+def load(folder: Path, last_good: Mapping[str, AgentSpec] | None = None) -> Definitions:
+    """Read every ``*.toml`` of the folder. A folder that does not exist holds nothing.
+
+    What definitions say of each other is checked as it would be in effect: where one is wrong its ``last_good`` counts.
+    """
     specs: dict[str, AgentSpec] = {}
     errors: list[DefinitionError] = []
     broken: set[str] = set()
@@ -43,7 +49,23 @@ def load(folder: Path) -> Definitions:
             broken.add(file.stem)
         else:
             specs[result.name] = result
+    # One that is refused leaves its last good one in its place, which the others are looked at with anew.
+    while disorder := _disorder(specs, broken, last_good or {}):
+        for name, mistake in disorder.items():
+            file = folder / f"{name}.toml"
+            line = toml_text.line_of(file.read_text(encoding="utf-8", errors="replace"), mistake.path)
+            errors.append(DefinitionError(file=str(file), line=line, message=mistake.message))
+            broken.add(name)
+            del specs[name]
     return Definitions(specs, tuple(errors), frozenset(broken))
+
+
+def _disorder(
+    specs: Mapping[str, AgentSpec], broken: Set[str], last_good: Mapping[str, AgentSpec]
+) -> dict[str, order.Mistake]:
+    effective = {**{name: last_good[name] for name in broken if name in last_good}, **specs}
+    names = effective.keys() | broken
+    return order.mistakes(effective, specs.keys(), lambda name: name in names or template_of(name) in names)
 
 
 def parse(file: Path) -> AgentSpec | DefinitionError:
@@ -94,6 +116,14 @@ class Unwritable(ValueError):
 
     def __init__(self, path: str) -> None:
         super().__init__(f"`{path}` is null, which a definition cannot hold")
+        self.path = path
+
+
+class Disorder(ValueError):
+    """What a definition says of other agents cannot be, at ``path``."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
         self.path = path
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from witsd.supervise.identity import AGENT, MARK
+from witsd.supervise.instances import instance_of
 from witsd.values.spec import AgentSpec
 
 #: What says who and where the user is, and nothing else.
@@ -30,5 +31,7 @@ def build(spec: AgentSpec, *, mark: str, socket: Path, run_dir: Path, daemon: Ma
     env |= {name: daemon[name] for name in spec.pass_env if name in daemon}
     env |= spec.env
     env[AGENT] = spec.name
+    if place := instance_of(spec.name):
+        env["WITSD_AGENT_INSTANCE"] = place
     env[MARK] = mark
     return env

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -24,6 +25,7 @@ class Identity:
     boot_id: str
 
 
+@cache
 def boot_id() -> str:
     """Changes with every boot of the machine."""
     try:

@@ -29,6 +29,8 @@ class Lifecycle:
     reason: str = ""
     restarts: int = 0
     exits: tuple[float, ...] = ()
+    #: Starting, but others come first: there is no process yet.
+    awaiting: bool = False
     #: When the state times out: readiness while starting, the delay while in backoff.
     deadline: float | None = None
 
@@ -36,6 +38,8 @@ class Lifecycle:
 class Effect(enum.Enum):
     """What the supervisor is to do, in order."""
 
+    #: Say ``Cleared`` or ``Blocked`` once it is known whether what comes before it is up.
+    AWAIT = "await"
     SPAWN = "spawn"
     STOP = "stop"
 
@@ -84,7 +88,29 @@ class Elapsed:
     """The deadline has passed."""
 
 
-Input = Start | Stop | Restarted | Ready | Exited | Broken | Elapsed
+@attrs.frozen
+class Waits:
+    """It is held up by others, for a ``reason`` to be shown; when they are gone from it, the reason it had."""
+
+    reason: str
+
+
+@attrs.frozen
+class Cleared:
+    """What has to be up before it is up. ``turn``: which wait of its unit's found so."""
+
+    turn: int
+
+
+@attrs.frozen
+class Blocked:
+    """What it requires cannot be had."""
+
+    reason: str
+    turn: int
+
+
+Input = Start | Stop | Restarted | Ready | Exited | Broken | Elapsed | Waits | Cleared | Blocked
 Step = tuple[Lifecycle, tuple[Effect, ...]]
 
 
@@ -97,24 +123,38 @@ def step(life: Lifecycle, event: Input, spec: AgentSpec, now: float, jitter: flo
             return _stop(life, reason)
         case Restarted():
             return _restart(life, spec, now)
-        case Ready() if life.state == "starting":
+        case Waits(reason=reason) if life.awaiting or (life.state == "stopping" and not life.wanted):
+            return attrs.evolve(life, reason=reason), ()
+        case Cleared() if life.awaiting:
+            return _spawn(life, spec, now)
+        case Blocked(reason=reason) if life.awaiting:
+            return attrs.evolve(life, state="failed", wanted=False, awaiting=False, reason=reason), ()
+        case Ready() if life.state == "starting" and not life.awaiting:
             return attrs.evolve(life, state="active", reason="", deadline=None), ()
         case Elapsed() if life.state == "backoff":
-            return _spawn(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
-        case Elapsed() if life.state == "starting":
+            return _begin(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
+        case Elapsed() if life.state == "starting" and not life.awaiting:
             reason = f"was not ready within {spec.ready.timeout_s:g} s"
             return attrs.evolve(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
-        case Broken(reason=reason) if life.state in ("starting", "active"):
+        case Broken(reason=reason) if life.state in ("starting", "active") and not life.awaiting:
             return attrs.evolve(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
-        case Exited():
+        case Exited() if not life.awaiting:
             return _exited(life, event, spec, now, jitter)
     return life, ()  # a late word about something that is over
+
+
+def _begin(life: Lifecycle, spec: AgentSpec, now: float) -> Step:
+    """A process, once those that come before it are up. The time for readiness counts from the process."""
+    if not spec.requires and not spec.after:
+        return _spawn(life, spec, now)
+    life = attrs.evolve(life, state="starting", wanted=True, awaiting=True, reason="", deadline=None)
+    return life, (Effect.AWAIT,)
 
 
 def _spawn(life: Lifecycle, spec: AgentSpec, now: float) -> Step:
     deadline = now + spec.ready.timeout_s
     return (
-        attrs.evolve(life, state="starting", wanted=True, reason="", deadline=deadline),
+        attrs.evolve(life, state="starting", wanted=True, awaiting=False, reason="", deadline=deadline),
         (Effect.SPAWN,),
     )
 
@@ -124,9 +164,9 @@ def _start(life: Lifecycle, by_hand: bool, spec: AgentSpec, now: float) -> Step:
         life = attrs.evolve(life, exits=(), restarts=0)
     match life.state:
         case "inactive":
-            return _spawn(life, spec, now)
+            return _begin(life, spec, now)
         case "failed" | "backoff" if by_hand:
-            return _spawn(life, spec, now)
+            return _begin(life, spec, now)
         case "stopping" if not life.wanted:
             # Why it was stopped no longer matters; left standing, it would count as a failure (_exited).
             return attrs.evolve(life, wanted=True, reason=""), ()
@@ -135,6 +175,8 @@ def _start(life: Lifecycle, by_hand: bool, spec: AgentSpec, now: float) -> Step:
 
 def _stop(life: Lifecycle, reason: str) -> Step:
     match life.state:
+        case "starting" if life.awaiting:
+            return attrs.evolve(life, state="inactive", wanted=False, awaiting=False, reason=reason), ()
         case "starting" | "active":
             life = attrs.evolve(life, state="stopping", wanted=False, reason=reason, deadline=None)
             return life, (Effect.STOP,)
@@ -147,7 +189,7 @@ def _stop(life: Lifecycle, reason: str) -> Step:
 
 def _restart(life: Lifecycle, spec: AgentSpec, now: float) -> Step:
     life = attrs.evolve(life, exits=(), restarts=0)
-    if life.state in ("starting", "active"):
+    if life.state in ("starting", "active") and not life.awaiting:
         # An asked-for restart leaves no reason behind, which is how _exited tells it from a failure.
         return attrs.evolve(life, state="stopping", wanted=True, reason="", deadline=None), (Effect.STOP,)
     return _start(life, True, spec, now)
@@ -158,7 +200,7 @@ def _exited(life: Lifecycle, event: Exited, spec: AgentSpec, now: float, jitter:
         if not life.wanted:
             return attrs.evolve(life, state="inactive"), ()
         if not life.reason:
-            return _spawn(life, spec, now)
+            return _begin(life, spec, now)
         # It was stopped because it was broken: that is a failure, whatever its exit status says.
         event = Exited(life.reason, failure=True)
     elif life.state not in ("starting", "active"):
@@ -183,7 +225,7 @@ def _exited(life: Lifecycle, event: Exited, spec: AgentSpec, now: float, jitter:
         return attrs.evolve(life, state="failed", wanted=False, reason=reason, deadline=None), ()
     delay = backoff(restart, len(exits), jitter)
     if delay == 0:
-        return _spawn(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
+        return _begin(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
     return (
         attrs.evolve(life, state="backoff", wanted=True, reason=event.reason, deadline=now + delay),
         (),

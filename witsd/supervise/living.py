@@ -7,17 +7,22 @@ for the agent is for its unit to say, which is told by ``Keeper.tell``.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 from contextlib import aclosing
+from pathlib import Path
 from typing import Protocol
 
 import attrs
 import trio
 
+from witsd.supervise import limits
 from witsd.supervise.lifecycle import Broken, Exited, Input, Ready
+from witsd.supervise.limits import Held
 from witsd.supervise.link import AgentLink
-from witsd.supervise.process import Exit, Process, SpawnError
+from witsd.supervise.output import Pace, copy
+from witsd.supervise.process import Process, SpawnError
 from witsd.supervise.readiness import LogPattern, probe_http, probe_tcp
 from witsd.supervise.surroundings import Surroundings
 from witsd.supervise.tree import Tree, open_tree
@@ -82,8 +87,13 @@ class Living:
     last_word: float = 0.0
     #: It is to stop as soon as it is there: it was told so while it was being forked.
     _unwanted: bool = False
-    _limit_passed: str = ""
+    _held: Held | None = None
+    _pace: Pace = attrs.field(init=False)
     _pattern: LogPattern | None = None
+
+    def __attrs_post_init__(self) -> None:
+        # The limits are the keeper's as they are now: a change reaches the process that runs.
+        self._pace = Pace(lambda: self.keeper.spec.limits.output_bytes_per_s, self.shared.clock, self._slowed)
 
     @property
     def process(self) -> Process | None:
@@ -107,17 +117,17 @@ class Living:
             return Exited(reason, failure=True)
         finally:
             if self.tree is not None:
-                self.shared.watch.ended(spec.name)
+                if self._held is not None:
+                    self.shared.watch.ended(self._held)
                 self.tree = None
                 self.keeper.set_health("unknown")
-                shutil.rmtree(self.shared.run_root / spec.name, ignore_errors=True)
+                _clear(self.shared.run_root / spec.name)
 
     async def _attend(self, tree: Tree, spec: AgentSpec) -> Exited:
-        process, container = tree.process, tree.container
-        self.tree = tree
+        process, self.tree = tree.process, tree
         self.last_word = self.shared.clock.monotonic()
-        self.shared.watch.began(
-            spec.name, process.identity, f"{container.join[0]}/cgroup.procs" if container.join else None
+        self._held = held = self.shared.watch.began(
+            spec, process.identity, tree.container, lambda: process.signal_group(signal.SIGKILL)
         )
         self.keeper.record(publish=False)  # its identity, before it can leave anything behind
         async with trio.open_nursery() as nursery:
@@ -130,26 +140,12 @@ class Living:
             if self._unwanted:
                 nursery.start_soon(self.stop)
             status = await process.watch()
-            reason = await trio.to_thread.run_sync(self._why, status, tree)
+            reason = self.shared.watch.why(held, self.keeper.spec.limits, str(status), clean=status.clean)
+            self._pace.lift()
             await tree.end_rest()
             # What it wrote last is still in the pipes; somebody it passed them to may hold them open for ever.
             nursery.cancel_scope.deadline = trio.current_time() + _DRAIN_S
         return Exited(reason, failure=not status.clean)
-
-    def _why(self, status: Exit, tree: Tree) -> str:
-        """How it ended, with the limit that ended it where one did."""
-        if self._limit_passed:
-            return self._limit_passed
-        if tree.container.oom_kills():
-            limit = self.keeper.spec.limits.memory_bytes
-            return f"was killed for want of memory (oom): its limit is {limit} bytes"
-        return str(status)
-
-    def end_for_limit(self, reason: str) -> None:
-        """End it at once, for a limit that it has passed."""
-        if self.tree is not None and not self._limit_passed:
-            self._limit_passed = reason
-            self.tree.process.signal_group(signal.SIGKILL)  # its end takes the rest of the tree along
 
     async def stop(self) -> None:
         """Ask, then insist: what ``[stop] grace_s`` bounds, from the first word to SIGKILL."""
@@ -279,22 +275,17 @@ class Living:
     async def _copy(self, stream: trio.lowlevel.FdStream, source: str) -> None:
         """Keep every line of a pipe. A child that writes faster than that waits for its pipe."""
         sink = self.shared.logs.of(self.keeper.spec.name)
-        rest = b""
-        try:
-            while data := await stream.receive_some(64 << 10):
-                self.last_word = self.shared.clock.monotonic()
-                *lines, rest = (rest + data).split(b"\n")
-                if len(rest) > 64 << 10:  # no newline in sight: keep it in pieces
-                    lines.append(rest)
-                    rest = b""
-                if lines:
-                    await sink.write(source, lines)
-                    if self._pattern is not None:
-                        self._pattern.look(lines)
-        except (trio.ClosedResourceError, trio.BrokenResourceError, OSError):
-            pass
-        if rest:
-            await sink.write(source, [rest])
+        await copy(stream, sink, source, pace=self._pace, heard=self._heard, kept=self._kept)
+
+    def _slowed(self, rate: float) -> None:
+        self.shared.watch.breaches.tell(self.keeper.spec.name, limits.output(self.keeper.spec.limits, rate))
+
+    def _heard(self, chunk: bytes) -> None:
+        self.last_word = self.shared.clock.monotonic()
+
+    def _kept(self, text: bytes) -> None:
+        if self._pattern is not None and not self._pattern.seen.is_set():
+            self._pattern.look(text.split(b"\n"))
 
     async def _keep_rubbish(self, rubbish: list[bytes]) -> None:
         lines, rubbish[:] = list(rubbish), []
@@ -304,3 +295,10 @@ class Living:
             "writes lines to stdout that are not JSON-RPC; they are kept in its log. Print to stderr instead",
             len(lines),
         )
+
+
+def _clear(folder: Path) -> None:
+    try:
+        os.rmdir(folder)  # most leave nothing in it
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)

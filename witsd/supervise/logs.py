@@ -1,4 +1,4 @@
-"""What agents write, kept line by line in files: ``<seq> <time> <source> <text>``.
+"""What agents write, kept line by line in files (``log_lines`` says how).
 
 ``seq`` numbers the lines of an agent for ever, across rotation and restarts. Followers read the files,
 so a slow one costs nothing and a fast child is only slowed by its own pipe.
@@ -6,12 +6,15 @@ so a slow one costs nothing and a fast child is only slowed by its own pipe.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
 
 import attrs
@@ -19,10 +22,11 @@ import msgspec
 import trio
 
 from witsd.journal.event import Event
+from witsd.supervise.log_lines import MAX_LINE, at_least, block, last_seq, numbered, parse, seq_of
 from witsd.values.clock import Clock, rfc3339
-from witsd.values.errors import NotFound
+from witsd.values.errors import InvalidState, NotFound
 from witsd.values.spec import NAME_PATTERN
-from witsd.values.wire.agents import LogLine
+from witsd.values.wire.agents import LogLevel, LogLine
 from witsd.values.wire.event_types import LogLineData
 
 log = logging.getLogger("witsd.logs")
@@ -30,12 +34,12 @@ _encode = msgspec.json.Encoder().encode
 
 #: Names come from callers and become file names.
 NAME = re.compile(NAME_PATTERN)
-#: As ``rfc3339`` writes it.
-_STAMP = re.compile(rb"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}Z")
-#: A longer line is kept in pieces of this many bytes.
-MAX_LINE = 64 << 10
 _CHUNK = 64 << 10
 _PAGE = 500
+#: Lines under one number: so many may have to be counted to find a line.
+_BLOCK = 500
+#: Lines that are looked through in one go for those of a level.
+_LEVEL_BLOCK = 10_000
 #: Of lines read in one go, counted until it is reached.
 PAGE_BYTES = 1 << 20
 #: Of the newest lines given in one answer, in characters.
@@ -68,52 +72,64 @@ class AgentLog:
 
     async def write(self, source: str, lines: Sequence[bytes]) -> None:
         """Keep these lines (without newlines), then wake the followers. Never raises for a bad disk."""
+        if lines:
+            await self.keep(source, [block(lines[at : at + _BLOCK]) for at in range(0, len(lines), _BLOCK)])
+
+    async def keep(self, source: str, blocks: Sequence[bytes]) -> None:
+        """The same for blocks of whole lines, each ended with a newline and none longer than ``MAX_LINE``."""
         async with self._lock:
-            pieces = [
-                (source, line[start : start + MAX_LINE].rstrip(b"\r"))
-                for line in lines
-                for start in range(0, max(1, len(line)), MAX_LINE)
-            ]
-            lost = self.lost
+            lost, seq = self.lost, self.last_seq + 1
+            stamp = rfc3339(self._clock.wall_us())
+            data: list[bytes] = []
             if lost:
-                pieces.insert(0, ("witsd", b"%d lines before this one are lost: %b" % (lost, self._why.encode())))
-            stamp = rfc3339(self._clock.wall_us()).encode()
-            out = [
-                b"%d %b %b %b\n" % (seq, stamp, origin.encode(), text)
-                for seq, (origin, text) in enumerate(pieces, self.last_seq + 1)
-            ]
+                note = f"{lost} lines before this one are lost: {self._why}\n".encode()
+                data += numbered(seq, stamp, "witsd", note)
+                seq += 1
+            count = 0
+            for text in blocks:
+                data += numbered(seq + count, stamp, source, text)
+                count += text.count(b"\n")
             try:
-                await trio.to_thread.run_sync(self._append, b"".join(out))
+                await trio.to_thread.run_sync(self._append, data)
             except OSError as error:
                 if not lost:
                     self._why = error.strerror or str(error)
                     log.error("logs.write_failed agent=%s error=%s", self.name, error)
-                self.lost += len(out) - bool(lost)
+                self.lost += count
                 return
             if lost:
                 log.warning("logs.recovered agent=%s lost=%d", self.name, lost)
             self.lost = 0
-            self.last_seq += len(out)
+            self.last_seq = seq + count - 1
         self._written.set()
         self._written = trio.Event()
 
-    def _append(self, data: bytes) -> None:
-        if self._size and self._size + len(data) > self._settings.max_bytes:
+    def _append(self, data: list[bytes]) -> None:
+        size = sum(map(len, data))
+        if self._size and self._size + size > self._settings.max_bytes:
             self._rotate()
-        # The folder too may have been removed while we ran.
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(self.path, "ab", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                os.fchmod(file.fileno(), 0o600)
-            start = file.seek(0, os.SEEK_END)
+        file = self._open()
+        try:
+            start = os.fstat(file).st_size
             try:
-                written = file.write(data)
-                if written != len(data):
-                    raise OSError("short write: the disk is full")
+                if os.writev(file, data) != size:
+                    raise OSError(errno.ENOSPC, "short write: the disk is full")
             except OSError:
-                os.ftruncate(file.fileno(), start)  # no torn line
+                with suppress(OSError):  # that of the write says what is wrong
+                    os.ftruncate(file, start)  # no torn line
                 raise
-            self._size = start + len(data)
+            self._size = start + size
+        finally:
+            os.close(file)
+
+    def _open(self) -> int:
+        """Opened for each write: whoever removes or moves the file meanwhile frees its space, and finds a new one."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        try:
+            return os.open(self.path, flags, 0o600)
+        except FileNotFoundError:  # the folder too may have been removed while we ran
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return os.open(self.path, flags, 0o600)
 
     def _rotate(self) -> None:
         for number in range(self._settings.files, 0, -1):
@@ -136,8 +152,7 @@ class AgentLog:
                 continue
             if number == 0:
                 self._drop_torn(data)
-            # The last that is one of ours: somebody may have edited the file.
-            seq = next(filter(None, map(_seq, reversed(data.split(b"\n")[:-1]))), 0)
+            seq = last_seq(data[: data.rfind(b"\n") + 1])
             if seq:
                 self.last_seq = seq
                 return
@@ -160,14 +175,16 @@ class AgentLog:
             try:
                 with open(self._segment(number), "rb") as file:
                     file.seek(_offset_after(file, after_seq))
+                    seq = 0
                     for raw in file:
                         if not raw.endswith(b"\n"):
                             break  # being written
-                        line = _parse(raw)
-                        if line.seq <= after_seq:
+                        own = seq_of(raw, seq)
+                        seq = own or seq  # somebody may have edited the file
+                        if own <= after_seq:
                             continue
-                        after_seq = line.seq
-                        found.append(line)
+                        after_seq = own
+                        found.append(parse(raw, own))
                         size += len(raw)
                         if len(found) == limit or size >= max_bytes:
                             return found
@@ -175,27 +192,55 @@ class AgentLog:
                 continue
         return found
 
-    async def read_after(self, after_seq: int, limit: int) -> list[LogLine]:
-        async with self._lock:  # a rotation half-way through the files would hide one of them
-            return await trio.to_thread.run_sync(self.read, after_seq, limit)
+    async def read_after(self, after_seq: int, limit: int, level: LogLevel | None = None) -> list[LogLine]:
+        """Up to ``limit`` lines after ``after_seq``, fewer where they get long; with ``level`` those at least so grave.
 
-    async def tail(self, count: int) -> list[LogLine]:
-        """The newest ``count`` lines; fewer where those would have more than ``TAIL_BYTES``."""
+        Empty only where there are no more. Raises ``InvalidState`` where the file cannot be read.
+        """
+        while page := await self._page(after_seq, limit):
+            found = page if level is None else at_least(page, level)
+            if found:
+                return found
+            after_seq = page[-1].seq
+        return []
+
+    async def _page(self, after_seq: int, limit: int) -> list[LogLine]:
+        async with self._lock:  # a rotation half-way through the files would hide one of them
+            try:
+                return await trio.to_thread.run_sync(self.read, after_seq, limit)
+            except OSError as error:
+                raise InvalidState(
+                    f"the log {self.path} cannot be read ({error.strerror}): see who owns it, and its disk",
+                    state="unreadable",
+                ) from error
+
+    async def tail(self, count: int, level: LogLevel | None = None) -> list[LogLine]:
+        """The newest ``count`` lines; fewer where those would have more than ``TAIL_BYTES``.
+
+        With ``level`` the newest that are at least so grave, block by block back to the oldest line.
+        """
         kept: deque[LogLine] = deque()
-        size = 0
-        end = self.last_seq
-        seq = max(0, end - count)
-        while seq < end and (page := await self.read_after(seq, end - seq)):
-            seq = page[-1].seq
-            for line in page:
-                kept.append(line)
-                size += len(line.text)
-            while size > TAIL_BYTES:
-                size -= len(kept.popleft().text)
-        return list(kept)
+        end, size = self.last_seq, 0
+        width = count if level is None else max(count, _LEVEL_BLOCK)
+        while end > 0 and len(kept) < count:
+            start = seq = max(0, end - width)
+            block: deque[LogLine] = deque()
+            while seq < end and (page := await self._page(seq, end - seq)):
+                seq = page[-1].seq
+                for line in page if level is None else at_least(page, level):
+                    if line.seq <= end:
+                        block.append(line)
+                        size += len(line.text)
+                while size > TAIL_BYTES and block:
+                    size -= len(block.popleft().text)
+            kept.extendleft(reversed(block))
+            if level is None or size > TAIL_BYTES:
+                break
+            end = start
+        return list(kept)[-count:] if count else []
 
     async def follow(self, after_seq: int | None) -> AsyncGenerator[list[LogLine], None]:
-        """Pages of lines after ``after_seq`` (None: from now on), for ever."""
+        """Pages of lines after ``after_seq`` (None: from now on), for ever. Raises as ``read_after``."""
         seq = self.last_seq if after_seq is None else after_seq
         while True:
             written = self._written
@@ -208,40 +253,33 @@ class AgentLog:
 
 
 def _tail(path: Path) -> bytes:
+    """The end of the file, as far back as a line with a number of its own."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2 * MAX_LINE))
-        return file.read()
+        width = 2 * MAX_LINE
+        while True:
+            file.seek(max(0, size - width))
+            data = file.read(width)
+            # What it begins with may be the rest of a line that only looks like one.
+            whole = data if width >= size else data[data.find(b"\n") + 1 :]
+            if width >= size or last_seq(whole[: whole.rfind(b"\n") + 1]):
+                return whole
+            width *= 4
 
 
-def _seq(line: bytes) -> int:
-    head = line.split(b" ", 1)[0]
-    return int(head) if head.isdigit() and len(head) < 19 else 0
-
-
-def _parse(raw: bytes) -> LogLine:
-    parts = raw.rstrip(b"\n").split(b" ", 3)
-    if len(parts) < 4 or not _seq(raw) or not _STAMP.fullmatch(parts[1]):  # somebody edited the file
-        return LogLine(seq=0, time="", source="witsd", text=raw.decode(errors="replace").rstrip())
-    seq, time, source, text = parts
-    return LogLine(
-        seq=int(seq), time=time.decode(), source=source.decode(errors="replace"), text=text.decode(errors="replace")
-    )
-
-
-def _offset_after(file: object, seq: int) -> int:
+def _offset_after(file: BufferedReader, seq: int) -> int:
     """Where in a file of numbered lines to begin reading for what comes after ``seq``, by bisection."""
-    from io import BufferedReader
-
-    assert isinstance(file, BufferedReader)
-    low, high = 0, file.seek(0, os.SEEK_END)
+    low, high = 0, os.fstat(file.fileno()).st_size
     while high - low > 4 * _CHUNK:
         middle = (low + high) // 2
         file.seek(middle)
         file.readline()
-        start = file.tell()
-        line = file.readline()
-        if not line or _seq(line) > seq:
+        start, found = file.tell(), 0
+        while start < high and not (found := seq_of(line := file.readline(), 0)):
+            start += len(line)
+            if not line:
+                break
+        if not found or found > seq:
             high = middle
         else:
             low = start
@@ -266,7 +304,6 @@ class Logs:
         if found is None:
             if NAME.fullmatch(name) is None:
                 raise NotFound(f"there is no agent {name!r}", kind="agent", id=name)
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             found = AgentLog(name, self.folder / f"{name}.log", self._clock, self._settings)
             found.load()
             self._open[name] = found
@@ -290,5 +327,5 @@ def _as_event(stream: str, line: LogLine) -> Event:
         moment = int(datetime.fromisoformat(line.time).timestamp() * 1e6)
     except ValueError:  # edited into a day that there is not
         moment = 0
-    data = _encode(LogLineData(source=line.source, text=line.text))
+    data = _encode(LogLineData(source=line.source, text=line.text, level=line.level))
     return Event(stream, "log.line", data, moment, seq=line.seq)

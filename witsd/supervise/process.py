@@ -1,8 +1,7 @@
-"""One child process: spawned by a thread that never ends, watched through a pidfd, signalled as a group.
+"""One child process: forked for a thread that never ends, watched through a pidfd, signalled as a group.
 
-A death signal (``PR_SET_PDEATHSIG``) follows the *thread* that forked, so all children are forked by one
-thread as old as the daemon. ``setpriv`` sets it without a Python ``preexec_fn`` (which would cost vfork),
-and a line of shell checks that the daemon was still there when it did.
+A death signal (``PR_SET_PDEATHSIG``) follows the *thread* whose child it is, so all children belong to one thread as
+old as the daemon; see ``forking``.
 """
 
 from __future__ import annotations
@@ -13,18 +12,20 @@ import queue
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import attrs
 import trio
 
-from witsd.supervise.container import Container, launch
+from witsd.supervise.container import Container
+from witsd.supervise.forking import Forker, Start, failure
 from witsd.supervise.identity import Identity, boot_id, start_time
+
+T = TypeVar("T")
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_DUMPABLE = 4
@@ -62,6 +63,8 @@ class Spawner:
     """The thread that forks. Made by ``open_spawner``."""
 
     def __init__(self) -> None:
+        #: For jobs on the thread alone.
+        self.forker = Forker()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="witsd-spawner", daemon=True)
         self._thread.start()
@@ -69,18 +72,20 @@ class Spawner:
     def _run(self) -> None:
         while (job := self._work.get()) is not None:
             job()
+        self.forker.close()
 
-    async def run(self, fn: Callable[[], Any]) -> Any:
+    async def run(self, fn: Callable[[], T]) -> T:
         """Run ``fn`` on the spawner thread. Not cancellable: a fork is either done or not."""
         done = trio.Event()
-        outcome: list[Any] = [None, None]
+        outcome: list[T] = []
+        failed: list[Exception] = []
         token = trio.lowlevel.current_trio_token()
 
         def job() -> None:
             try:
-                outcome[0] = fn()
-            except (OSError, subprocess.SubprocessError, ValueError) as error:
-                outcome[1] = error
+                outcome.append(fn())
+            except Exception as error:  # noqa: BLE001 - the caller's own, handed back to the caller
+                failed.append(error)
             token.run_sync_soon(done.set)
 
         self._work.put(job)
@@ -89,8 +94,8 @@ class Spawner:
             await done.wait()
         if not done.is_set():
             raise TimeoutError("the machine took more than 30 s to fork")
-        if outcome[1] is not None:
-            raise outcome[1]
+        if failed:
+            raise failed[0]
         return outcome[0]
 
     def close(self) -> None:
@@ -140,7 +145,6 @@ class Process:
     stdout: trio.lowlevel.FdStream
     stderr: trio.lowlevel.FdStream
     _pidfd: int
-    _popen: subprocess.Popen[bytes]
     #: Set, with ``exit``, once the leader is gone.
     exited: trio.Event = attrs.field(factory=trio.Event)
     exit: Exit | None = None
@@ -183,9 +187,7 @@ class Process:
             return
         self._reaped = True
         # One that not even SIGKILL could end by now hangs in the kernel: it is left, and the loop is not held up.
-        info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
-        # Popen must not wait for this pid itself when it is collected.
-        self._popen.returncode = info.si_status if info else -1
+        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         os.close(self._pidfd)
 
     async def aclose_pipes(self) -> None:
@@ -207,52 +209,69 @@ async def spawn(
     ``open_files`` bounds its descriptors (0: as ours). Raises ``SpawnError`` with a reason for a person. The death
     signal kills it if the daemon dies.
     """
-    argv = resolve(command, cwd, env.get("PATH", os.defpath))
-    if open_files:
-        argv = ["prlimit", f"--nofile={open_files}:{open_files}", "--", *argv]
-    command_line = launch(
-        os.getpid(), container.join, argv, setpriv=shutil.which("setpriv"), python=sys.executable
+    start = Start(
+        argv=resolve(command, cwd, env.get("PATH", os.defpath)),
+        env={**env, **container.env},
+        cwd=cwd,
+        join=container.join,
+        open_files=open_files,
     )
-
-    def fork() -> tuple[subprocess.Popen[bytes], list[int]]:
-        popen = subprocess.Popen(
-            command_line,
-            cwd=cwd,
-            env={**env, **container.env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
-        handles: list[int] = []
-        pipes = (popen.stdin, popen.stdout, popen.stderr)
-        try:
-            handles.append(os.pidfd_open(popen.pid))
-            for pipe in pipes:
-                assert pipe is not None
-                handles.append(os.dup(pipe.fileno()))
-        except OSError:  # out of descriptors: what nobody can talk to must not go on running
-            popen.kill()
-            popen.wait()
-            for handle in handles:
-                os.close(handle)
-            raise
-        finally:
-            for pipe in pipes:
-                assert pipe is not None
-                pipe.close()
-        return popen, handles
-
     try:
-        popen, (pidfd, *pipes) = await spawner.run(fork)
+        pid, (pidfd, report, *pipes) = await spawner.run(lambda: _fork(spawner.forker, start))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         # ValueError: a zero byte in an argument, an "=" in a variable's name
-        raise SpawnError(str(error)) from error
+        raise SpawnError(error.strerror or str(error) if isinstance(error, OSError) else str(error)) from error
+    failed = await _failure(report)
+    if failed:
+        for handle in pipes:
+            os.close(handle)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await trio.lowlevel.wait_readable(pidfd)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
+        os.close(pidfd)
+        raise SpawnError(failed)
     stdin, stdout, stderr = map(trio.lowlevel.FdStream, pipes)
-    identity = Identity(popen.pid, start_time(popen.pid) or 0, boot_id())
+    identity = Identity(pid, start_time(pid) or 0, boot_id())
     container.started(identity)
-    return Process(identity, stdin, stdout, stderr, pidfd, popen)
+    return Process(identity, stdin, stdout, stderr, pidfd)
+
+
+async def _failure(report: int) -> str:
+    """Why it has not become its program; empty once it has. Not cancellable: it is about to be one or the other."""
+    try:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await trio.lowlevel.wait_readable(report)
+            told = os.read(report, 64)
+            return failure(told) if told else ""
+        return ""  # it hangs on its way to it, on a folder that does not answer: it can be stopped like any other
+    finally:
+        os.close(report)
+
+
+def _fork(forker: Forker, start: Start) -> tuple[int, list[int]]:
+    """The pid, and our handles: its pidfd, its report, and our ends of its three pipes."""
+    ours: list[int] = []
+    theirs: list[int] = []
+    try:
+        for ends in ((theirs, ours), (ours, theirs), (ours, theirs)):
+            for end, handle in zip(ends, os.pipe2(os.O_CLOEXEC), strict=True):
+                end.append(handle)
+        pid, report = forker.fork(start, theirs)
+        ours.insert(0, report)
+        try:
+            ours.insert(0, os.pidfd_open(pid))
+        except OSError:  # out of descriptors: what nobody can talk to must not go on running
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+    except BaseException:
+        for handle in ours:
+            os.close(handle)
+        raise
+    finally:
+        for handle in theirs:
+            os.close(handle)
+    return pid, ours
 
 
 def adopted() -> list[int]:

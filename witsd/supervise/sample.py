@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -21,3 +23,12 @@ class Sample(msgspec.Struct, frozen=True, gc=False):
     processes: int
     read_bytes: int
     write_bytes: int
+
+
+def together(samples: Sequence[Sample]) -> Sample | None:
+    """What several process trees of one agent use; None of none."""
+    if len(samples) < 2:
+        return samples[0] if samples else None
+    first, *rest = (msgspec.structs.astuple(sample) for sample in samples)
+    at, *figures = zip(first, *rest, strict=True)
+    return Sample(max(at), *map(sum, figures))

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import apsw
 import attrs
-import msgspec
 import trio
 
-from witsd.supervise import definitions
+from witsd.supervise import definitions, order
 from witsd.supervise.containment import sweep
-from witsd.supervise.identity import Identity, is_same
+from witsd.supervise.definitions import Definitions, Disorder
+from witsd.supervise.identity import is_same
+from witsd.supervise.instances import instance, template_of
 from witsd.supervise.lifecycle import Lifecycle, Restarted, Start, Stop
 from witsd.supervise.link import AgentLink
 from witsd.supervise.process import reap_adopted
+from witsd.supervise.remembered import SHUTDOWN, Remembered, remembered
+from witsd.supervise.roster import Roster
 from witsd.supervise.surroundings import Surroundings
 from witsd.supervise.tree import Tree, open_tree
 from witsd.supervise.unit import Unit
 from witsd.values.actor import Actor
-from witsd.values.errors import AgentFailed, InvalidState, NotFound, Timeout
+from witsd.values.errors import AgentFailed, Conflict, InvalidState, LimitExceeded, NotFound, Timeout
 from witsd.values.ids import AgentName, SessionId
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.system import DefinitionError
@@ -35,9 +37,14 @@ log = logging.getLogger("witsd.supervise")
 
 #: How long a removed agent may take beyond its ``grace_s``, in seconds.
 _RETIRE_S = 10.0
+#: Instances of one definition.
+MAX_INSTANCES = 1000
 #: A change of these alone takes effect without a new process.
 _POLICY = frozenset(
-    {"start", "idle_stop_s", "skills", "description", "restart", "ready", "stop", "health", "limits", "stream"}
+    {
+        *("start", "idle_stop_s", "requires", "after", "skills", "description", "restart", "ready"),
+        *("stop", "health", "limits", "alerts", "stream"),
+    }
 )
 
 
@@ -67,12 +74,23 @@ class Supervisor:
     folder: Path
     shared: Surroundings
     _nursery: trio.Nursery
-    units: dict[AgentName, Unit] = attrs.field(factory=dict)
     errors: tuple[DefinitionError, ...] = ()
     #: Told of each definition that has changed: runs may wait for what it now allows.
     on_defined: Callable[[AgentName], None] = lambda name: None
+    roster: Roster = attrs.field(init=False)
     _defining: trio.Lock = attrs.field(factory=trio.Lock)
+    #: Set for each name that is on its way out, once it is.
+    _leaving: dict[str, trio.Event] = attrs.field(factory=dict)
+    #: Instances that were up when the last daemon ended, by hand.
+    _resumed: set[str] = attrs.field(factory=set)
     _begun: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self.roster = Roster(self._add)
+
+    @property
+    def units(self) -> dict[AgentName, Unit]:
+        return self.roster.units
 
     def begin(self) -> None:
         """Start what starts at boot: called once everything that agents may ask for is there."""
@@ -80,9 +98,26 @@ class Supervisor:
         for unit in self.units.values():
             self._run(unit)
 
+    def recall(self, found: Definitions, old: Mapping[str, Remembered]) -> None:
+        """Make the agents of these definitions, and the instances that there were, as the last daemon left them."""
+        self.errors = found.errors
+        self.roster.defined = {*found.specs, *found.broken}
+        specs = dict(found.specs)
+        for name in found.broken & old.keys():
+            if (last_good := old[name].spec) is not None:
+                log.warning("definition.last_good_used agent=%s", name)
+                specs[name] = last_good
+        for name in old.keys() - self.roster.defined:
+            if (template := specs.get(template_of(name))) is not None:
+                specs[name] = instance(template, name)
+                if template.start == "manual" and old[name].wanted:
+                    self._resumed.add(name)  # nothing else says that it is to be up
+        for name, spec in specs.items():
+            self._add(spec, old[name].life if name in old else None)
+
     def _run(self, unit: Unit) -> None:
         self._nursery.start_soon(unit.run)
-        if unit.spec.start == "boot":
+        if unit.spec.start == "boot" or unit.name in self._resumed:
             unit.tell(Start(by_hand=False))
 
     def actor_among(self, pids: Sequence[int]) -> Actor | None:
@@ -98,61 +133,127 @@ class Supervisor:
         return unit.actor if unit else None
 
     def unit(self, name: str) -> Unit:
-        """Raises ``NotFound`` for a name that is not defined."""
+        """Raises ``NotFound`` for a name that is not defined, and for an instance that nobody has asked for yet."""
         found = self.units.get(AgentName(name))
         if found is None:
-            raise NotFound(f"there is no agent {name!r}", kind="agent", id=name)
+            text = f"there is no agent {name!r}"
+            if self.roster.can_be(name):
+                text += f" yet: `witsd agent start {name}` makes it from {template_of(name)!r}"
+            raise NotFound(text, kind="agent", id=name)
         return found
+
+    def obtain(self, name: str) -> Unit:
+        """``unit``, made now where it is an instance that nobody has asked for yet. Raises ``LimitExceeded`` too."""
+        if AgentName(name) not in self.units and len(self.roster.instances(template_of(name))) >= MAX_INSTANCES:
+            raise LimitExceeded(
+                f"there are {MAX_INSTANCES} instances of {template_of(name)}: remove some (witsd agent rm)",
+                limit="instances",
+                value=MAX_INSTANCES,
+            )
+        return self.roster.obtain(name) or self.unit(name)
 
     # ---- definitions ----------------------------------------------------------------------------------
 
     async def define(self, spec: AgentSpec) -> Unit:
-        """Write the definition and put it into effect; started at once when ``start = "boot"``."""
-        async with self._defining:
-            await trio.to_thread.run_sync(definitions.write, self.folder, spec)
-            self._apply(spec)
+        """Write the definition and put it into effect; started at once when ``start = "boot"``.
+
+        Raises ``Disorder`` where what it says of other agents cannot be.
+        """
+        while True:
+            await self._wait_gone([spec.name])
+            async with self._defining:
+                if spec.name in self._leaving:
+                    continue
+                specs: dict[str, AgentSpec] = {name: unit.spec for name, unit in self.units.items()}
+                specs[spec.name] = spec
+                wrong = order.mistakes(specs, {spec.name}, lambda name: name == spec.name or self.roster.can_be(name))
+                if wrong:
+                    raise Disorder(wrong[spec.name].path, wrong[spec.name].message)
+                await trio.to_thread.run_sync(definitions.write, self.folder, spec)
+                self.roster.defined.add(spec.name)
+                for changed in (spec, *(instance(spec, unit.name) for unit in self.roster.instances(spec.name))):
+                    self._apply(changed)
+            break
         unit = self.unit(spec.name)
         await unit.settle()
         return unit
 
+    def going_with(self, name: str) -> list[str]:
+        """The names that go when ``name`` is removed: it and its instances. Raises ``NotFound``, ``Conflict``."""
+        unit = self.unit(name)
+        going = [unit.name, *(one.name for one in self.roster.instances(name))]
+        users = sorted({one.name for n in going for one in self.roster.following(n)} - set(going))
+        if users:
+            raise Conflict(
+                f"{name} is named in `requires` or `after` of {', '.join(users)}: change or remove that first",
+                agents=users,
+            )
+        return [*going]
+
     async def remove(self, name: str) -> None:
-        """Stop the agent, then forget it and its file. Its log and runs stay."""
+        """Stop the agent, then forget it and its file, and so for its instances. Logs and runs stay."""
         async with self._defining:
-            unit = self.unit(name)
+            going = self.going_with(name)
             await trio.to_thread.run_sync(definitions.remove, self.folder, name)
-            await self._retire(unit)
+            for one in going:
+                self._withdraw(one)
+        await self._wait_gone(going)
 
     async def reload(self) -> tuple[tuple[str, ...], tuple[DefinitionError, ...]]:
         """Read the folder again: ``(names that changed, mistakes)``. What did not change is not touched."""
-        async with self._defining:
-            found = await trio.to_thread.run_sync(definitions.load, self.folder)
-            self.errors = found.errors
-            changed = [
-                name
-                for name, spec in found.specs.items()
-                if AgentName(name) not in self.units or self.units[AgentName(name)].spec != spec
-            ]
-            gone = [name for name in self.units if name not in found.specs and name not in found.broken]
-            for name in changed:
-                self._apply(found.specs[name])
-            async with trio.open_nursery() as nursery:
-                for name in gone:
-                    nursery.start_soon(self._retire, self.units[name])
-            return tuple(sorted([*changed, *gone])), found.errors
+        while True:
+            async with self._defining:
+                in_effect = {str(n): unit.spec for n, unit in self.units.items() if n in self.roster.defined}
+                found = await trio.to_thread.run_sync(definitions.load, self.folder, in_effect)
+                busy = found.specs.keys() & self._leaving.keys()
+                if not busy:
+                    changed, gone = self._put_into_effect(found)
+                    break
+            await self._wait_gone(busy)
+        await self._wait_gone(gone)
+        return tuple(sorted([*changed, *gone])), found.errors
 
-    def _apply(self, spec: AgentSpec, life: Lifecycle | None = None) -> None:
-        name = AgentName(spec.name)
-        unit = self.units.get(name)
+    def _put_into_effect(self, found: Definitions) -> tuple[list[str], list[str]]:
+        self.errors = found.errors
+        self.roster.defined = {*found.specs, *found.broken}
+        specs = dict(found.specs)
+        gone = []
+        for name, unit in self.units.items():
+            if name in self.roster.defined:
+                continue
+            template = template_of(name)
+            if template in found.specs:
+                specs[name] = instance(found.specs[template], name)
+            elif template not in found.broken:
+                gone.append(name)
+            else:
+                specs[name] = unit.spec
+        before = {name: unit.spec for name, unit in self.units.items()}
+        changed = [name for name, spec in specs.items() if before.get(AgentName(name)) != spec]
+        for changing in changed:
+            self._apply(specs[changing])
+        for leaving in gone:
+            self._withdraw(leaving)
+        return changed, [*gone]
+
+    def _add(self, spec: AgentSpec, life: Lifecycle | None = None) -> Unit:
+        unit = Unit(spec, self.shared, self.roster, since_us=self.shared.clock.wall_us())
+        if life is not None:
+            unit.life = life
+        self.units[unit.name] = unit
+        self.roster.changed()
+        unit.record(publish=False)
+        if self._begun:
+            self._run(unit)
+        return unit
+
+    def _apply(self, spec: AgentSpec) -> None:
+        unit = self.units.get(AgentName(spec.name))
         if unit is None:
-            unit = Unit(spec, self.shared, since_us=self.shared.clock.wall_us())
-            if life is not None:
-                unit.life = life
-            self.units[name] = unit
-            unit.record(publish=False)
-            if self._begun:
-                self._run(unit)
+            self._add(spec)
             return
         before, unit.spec = unit.spec, spec
+        self.roster.changed()
         unit.record(publish=False)
         differs = _process_differs(before, spec)
         if unit.life.wanted:
@@ -162,30 +263,44 @@ class Supervisor:
             unit.tell(Start(by_hand=True))
         elif differs and unit.life.state == "failed":
             unit.tell(Stop())  # what failed was another command
-        self.on_defined(name)
+        self.on_defined(unit.name)
+
+    def _withdraw(self, name: str) -> None:
+        """Nobody finds it from here on, so nobody starts it again while it stops; ``_wait_gone`` until it is gone."""
+        unit = self.units.pop(AgentName(name))
+        self.roster.defined.discard(name)
+        self.roster.leaving.add(name)
+        self.roster.changed()
+        self._leaving[name] = trio.Event()
+        self.shared.watch.forget(name)
+        self._nursery.start_soon(self._retire, unit)
 
     async def _retire(self, unit: Unit) -> None:
-        # Nobody finds it from here on, so nobody starts it again while it stops.
-        self.units.pop(unit.name, None)
-        self.shared.watch.forget(unit.name)
         unit.tell(Stop("was removed"))
-        # Whoever asked for it may be gone by now; half a removal would leave a unit that belongs to nothing.
-        deadline = trio.current_time() + unit.spec.stop.grace_s + _RETIRE_S
-        with trio.CancelScope(shield=True, deadline=deadline):
-            while unit.life.state not in ("inactive", "failed"):
+        with trio.move_on_after(unit.spec.stop.grace_s + _RETIRE_S):
+            while order.is_up(unit):
                 await unit.wait_change()
-        unit.end()
+        await unit.end()
         await self.shared.journal.append(
             statements=(("DELETE FROM agents WHERE name = ?", (unit.spec.name,)),), keep=True
         )
+        self.roster.leaving.discard(unit.name)
+        self._leaving.pop(unit.name).set()
+
+    async def _wait_gone(self, names: Iterable[str]) -> None:
+        """Return once none of these is on its way out any more: one that is slow delays its own name alone."""
+        for name in names:
+            while (leaving := self._leaving.get(name)) is not None:
+                await leaving.wait()
 
     # ---- start, stop ----------------------------------------------------------------------------------
 
     async def start(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
         """Raises ``AgentFailed`` with the reason when it cannot be brought up, ``Timeout``."""
-        unit = self.unit(name)
+        unit = self.obtain(name)
         if unit.life.state == "active":
             return unit
+        self._forgive_required(unit)
         await unit.ask(Start(by_hand=True))
         if wait:
             await self._reach_active(unit, timeout_s)
@@ -193,11 +308,18 @@ class Supervisor:
 
     async def restart(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
         """A new process, whatever the state was."""
-        unit = self.unit(name)
+        unit = self.obtain(name)
+        self._forgive_required(unit)
         await unit.ask(Restarted())
         if wait:
             await self._reach_active(unit, timeout_s)
         return unit
+
+    def _forgive_required(self, unit: Unit) -> None:
+        # What it requires it starts itself; a person's wish also wakes what has failed or is waiting to try again.
+        for other in self.roster.required_by(unit):
+            if other.life.state in ("failed", "backoff"):
+                other.tell(Start(by_hand=True))
 
     async def stop(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
         """No error when it is stopped already."""
@@ -224,7 +346,8 @@ class Supervisor:
                 f"See its log: witsd agent logs {unit.name}",
                 reason=unit.life.reason,
             )
-        raise Timeout(f"{unit.name} is still {unit.life.state} after {timeout_s:g} s")
+        why = f": it {unit.life.reason}" if unit.life.reason else ""
+        raise Timeout(f"{unit.name} is still {unit.life.state} after {timeout_s:g} s{why}")
 
     # ---- work -----------------------------------------------------------------------------------------
 
@@ -272,62 +395,30 @@ class Supervisor:
                 del unit.run_processes[tree.process.pid]
 
     async def stop_all(self) -> None:
-        """Stop every agent at once; returns when all are gone, each bounded by its own ``grace_s``.
+        """Stop every agent, those that need others before these; returns when all are gone.
+
+        Each is bounded by its own ``grace_s``, from when those that need it are gone.
 
         Then what left its agent's group, and so outlived it, goes as it would at the next start.
         """
-        async with trio.open_nursery() as nursery:
-            for unit in list(self.units.values()):
-                nursery.start_soon(self._stop_for_shutdown, unit)
+        # All are told before any is waited for, so that each knows who is going down with it.
+        for unit in self.units.values():
+            if unit.life.state != "failed":  # stays so: the next daemon does not try it again by itself
+                unit.tell(Stop(SHUTDOWN))
+        for unit in list(self.units.values()):
+            await unit.settle()
+            while order.is_up(unit):
+                await unit.wait_change()
+        await self._wait_gone(list(self._leaving))
         swept = await trio.to_thread.run_sync(sweep, self.shared.containment)
         if swept.processes:
             log.warning("supervise.swept processes=%d", swept.processes)
-
-    async def _stop_for_shutdown(self, unit: Unit) -> None:
-        if unit.life.state == "failed":
-            return  # stays so: the next daemon does not try it again by itself
-        await unit.ask(Stop("the daemon is stopping"))
-        while unit.life.state not in ("inactive", "failed"):
-            await unit.wait_change()
 
 
 def _process_differs(before: AgentSpec, after: AgentSpec) -> bool:
     return any(
         getattr(before, field) != getattr(after, field) for field in AgentSpec.__struct_fields__ if field not in _POLICY
     )
-
-
-@attrs.frozen
-class Remembered:
-    """What the last daemon knew of an agent."""
-
-    life: Lifecycle
-    identity: Identity | None
-    #: The last definition that was good; None where this version cannot read it any more.
-    spec: AgentSpec | None
-
-
-def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remembered]:
-    """The agents table as the last daemon left it, its times brought to this daemon's clock."""
-    found = {}
-    for name, spec, state, reason, restarts, pid, start, boot, history in db.execute(
-        "SELECT name, spec, state, reason, restarts, pid, start_time, boot_id, history FROM agents"
-    ):
-        exits = tuple(min(now, now - (wall_us - t) / 1e6) for t in msgspec.json.decode(history, type=list[int]))
-        # Only a failure outlives the daemon: what ran was ended by its death, which counts against nobody.
-        failed = state == "failed"
-        life = Lifecycle(
-            state="failed" if failed else "inactive",
-            reason=reason if failed else "",
-            restarts=restarts,
-            exits=exits,
-        )
-        try:
-            last_good = msgspec.json.decode(spec, type=AgentSpec)
-        except msgspec.ValidationError:
-            last_good = None
-        found[name] = Remembered(life, Identity(pid, start, boot) if pid is not None else None, last_good)
-    return found
 
 
 @asynccontextmanager
@@ -344,27 +435,20 @@ async def open_supervisor(
     if swept.processes or alive:
         log.warning("supervise.swept processes=%d still_there=%s", swept.processes, ",".join(alive) or "-")
     shutil.rmtree(shared.run_root, ignore_errors=True)
-    found = await trio.to_thread.run_sync(definitions.load, folder)
+    last_good = {name: known.spec for name, known in old.items() if known.spec is not None}
+    found = await trio.to_thread.run_sync(definitions.load, folder, last_good)
     if not found.specs and not found.errors:
         await trio.to_thread.run_sync(first_run, folder)
-        found = await trio.to_thread.run_sync(definitions.load, folder)
+        found = await trio.to_thread.run_sync(definitions.load, folder, last_good)
+    for error in found.errors:
+        log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reap_adopted)
-        supervisor = Supervisor(folder, shared, nursery, errors=found.errors)
+        supervisor = Supervisor(folder, shared, nursery)
+        supervisor.recall(found, old)
         nursery.start_soon(shared.watch.run, lambda: [unit.facts() for unit in supervisor.units.values()])
-        stale = [name for name in old if name not in found.specs and name not in found.broken]
+        stale = [name for name in old if name not in supervisor.units and name not in found.broken]
         shared.journal.append_nowait(statements=[("DELETE FROM agents WHERE name = ?", (name,)) for name in stale])
-        for error in found.errors:
-            log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
-        specs = dict(found.specs)
-        for name in found.broken & old.keys():
-            last_good = old[name].spec
-            if last_good is not None:
-                log.warning("definition.last_good_used agent=%s", name)
-                specs[name] = last_good
-        for name, spec in specs.items():
-            life = old[name].life if name in old else Lifecycle()
-            supervisor._apply(spec, life)
         try:
             yield supervisor
         finally:

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from witsd.supervise import environment
-from witsd.supervise.container import Ceilings, Container, ContainerError
+from witsd.supervise.container import Container, ContainerError, ceilings
 from witsd.supervise.process import Process, SpawnError, spawn
 from witsd.supervise.readiness import NotifySocket, notify_socket
 from witsd.supervise.surroundings import Surroundings
@@ -22,12 +22,6 @@ from witsd.values.spec import AgentSpec
 
 #: How long a tree may take to be gone once it is killed, in seconds.
 END_S = 5.0
-
-
-def ceilings(spec: AgentSpec) -> Ceilings:
-    """What the kernel is to hold the agent's tree to."""
-    limits = spec.limits
-    return Ceilings(memory_bytes=limits.memory_bytes, cpu_percent=limits.cpu_percent, tasks=limits.tasks)
 
 
 @attrs.frozen
@@ -86,7 +80,7 @@ async def _fork(
     env = environment.build(spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
     env |= more_env
     command = spec.command if spec.kind != "assistant" else shared.assistant_command
-    container = await trio.to_thread.run_sync(_prepare, spec, shared, run_dir)
+    container = await shared.spawner.run(lambda: _prepare(spec, shared, run_dir))
     notify = None
     try:
         if spec.ready.when == "notify" and not spec.run_per_request:
@@ -101,7 +95,7 @@ async def _fork(
             open_files=spec.limits.open_files,
         )
     except (SpawnError, OSError) as error:
-        await trio.to_thread.run_sync(container.remove)
+        await container.end(END_S)
         raise SpawnError(str(error)) from error
     return Tree(process, container, notify)
 
@@ -109,7 +103,7 @@ async def _fork(
 def _prepare(spec: AgentSpec, shared: Surroundings, run_dir: Path) -> Container:
     try:
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return shared.containment.create(spec.name, ceilings(spec))
+        return shared.containment.create(spec.name, ceilings(spec.limits))
     except OSError as error:
         raise SpawnError(f"its folder cannot be made: {error}") from error
     except ContainerError as error:

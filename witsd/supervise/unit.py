@@ -10,7 +10,11 @@ import msgspec
 import trio
 
 from witsd.journal.event import entry
+from witsd.supervise import order
+from witsd.supervise.containment import Mechanism
 from witsd.supervise.lifecycle import (
+    Blocked,
+    Cleared,
     Effect,
     Elapsed,
     Exited,
@@ -29,7 +33,7 @@ from witsd.values.actor import Actor
 from witsd.values.clock import rfc3339
 from witsd.values.ids import AgentName, SessionId
 from witsd.values.spec import AgentSpec
-from witsd.values.wire.agents import Agent, AgentHealth
+from witsd.values.wire.agents import Agent, AgentContainer, AgentHealth
 from witsd.values.wire.common import UNSET
 from witsd.values.wire.event_types import AgentHealthData, AgentLogData, AgentStateData
 
@@ -44,6 +48,12 @@ _UPSERT = (
     "health = excluded.health, reason = excluded.reason, since_us = excluded.since_us, restarts = excluded.restarts, "
     "pid = excluded.pid, start_time = excluded.start_time, boot_id = excluded.boot_id, history = excluded.history"
 )
+#: What holds an agent's tree, as the wire has it.
+_MECHANISMS: dict[Mechanism, AgentContainer] = {
+    "cgroup v2": "cgroup-v2",
+    "cgroup v1": "cgroup-v1",
+    "process group": "process-group",
+}
 
 
 @attrs.define(eq=False)
@@ -52,6 +62,7 @@ class Unit:
 
     spec: AgentSpec
     shared: Surroundings
+    others: order.Neighbours
     life: Lifecycle = Lifecycle()
     health: AgentHealth = "unknown"
     #: Its process, from before it is forked until it is reaped.
@@ -68,6 +79,10 @@ class Unit:
     _inbox: list[tuple[Input, trio.Event | None]] = attrs.field(factory=list)
     _told: trio.Event = attrs.field(factory=trio.Event)
     _changed: trio.Event = attrs.field(factory=trio.Event)
+    #: Which wait for others this is, so that what an earlier one found is known to be old.
+    _turn: int = 0
+    _waiting: trio.CancelScope | None = None
+    _over: trio.Event = attrs.field(factory=trio.Event)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _reported: dict[str, float] = attrs.field(factory=dict)
 
@@ -106,6 +121,8 @@ class Unit:
 
     async def ask(self, event: Input) -> None:
         """Tell, and return once the state says what it makes of it."""
+        if self._over.is_set():
+            return
         handled = trio.Event()
         self._inbox.append((event, handled))
         self._told.set()
@@ -113,7 +130,7 @@ class Unit:
 
     async def settle(self) -> None:
         """Return once everything told so far has been handled."""
-        if self._inbox:
+        if self._inbox and not self._over.is_set():
             event, handled = self._inbox[-1]
             handled = handled or trio.Event()
             self._inbox[-1] = (event, handled)
@@ -136,6 +153,7 @@ class Unit:
             spec=self.spec,
             pid=self.process.pid if self.process else UNSET,
             reason=life.reason or UNSET,
+            container=UNSET if self.process is None else _MECHANISMS[self.shared.containment.name],
         )
 
     def facts(self) -> Facts:
@@ -145,8 +163,6 @@ class Unit:
             spec=self.spec,
             restarts=self.life.restarts,
             silence_s=self.shared.clock.monotonic() - living.last_word if living else None,
-            kept=self.shared.containment.controllers,
-            end=living.end_for_limit if living else lambda reason: None,
         )
 
     # ---- the unit's task ------------------------------------------------------------------------------
@@ -162,13 +178,16 @@ class Unit:
                         if handled is not None:
                             handled.set()
         finally:
+            self._over.set()
+            self._changed.set()
             for _, handled in self._inbox:  # told in the moment it was removed
                 if handled is not None:
                     handled.set()
 
-    def end(self) -> None:
-        """End the task; for a unit whose process is gone."""
+    async def end(self) -> None:
+        """End the task, and with it a process that is still there."""
         self._scope.cancel()
+        await self._over.wait()
 
     async def _next(self) -> tuple[Input, trio.Event | None]:
         while not self._inbox:
@@ -187,27 +206,34 @@ class Unit:
     def _wake_at(self) -> float:
         if self.life.deadline is not None:
             return self.life.deadline
-        if self.spec.start == "on_demand" and self.life.state == "active" and not self.leases:
-            return self._idle_since + self.spec.idle_stop_s
-        return math.inf
+        return self._idle_since + self.spec.idle_stop_s if self._may_idle() else math.inf
 
-    def _is_idle(self) -> bool:
+    def _may_idle(self) -> bool:
         return (
             self.spec.start == "on_demand"
             and self.life.state == "active"
             and not self.leases
-            and self.shared.clock.monotonic() >= self._idle_since + self.spec.idle_stop_s
+            and not any(order.is_up(other) for other in self.others.requiring(self.name))
         )
+
+    def _is_idle(self) -> bool:
+        return self._may_idle() and self.shared.clock.monotonic() >= self._idle_since + self.spec.idle_stop_s
 
     def lease(self) -> None:
         self.leases += 1
 
     def release(self) -> None:
         self.leases -= 1
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Somebody who needed it does not any more: the idle clock starts."""
         self._idle_since = self.shared.clock.monotonic()
-        self._told.set()  # the idle clock has started
+        self._told.set()
 
     def _handle(self, event: Input, nursery: trio.Nursery) -> None:
+        if isinstance(event, Cleared | Blocked) and event.turn != self._turn:
+            return
         before = self.life
         self.life, effects = step(before, event, self.spec, self.shared.clock.monotonic(), self.shared.jitter())
         if self.life.state != before.state:
@@ -215,6 +241,9 @@ class Unit:
             self.since_us = self.shared.clock.wall_us()
         for effect in effects:
             match effect:
+                case Effect.AWAIT:
+                    self._turn += 1
+                    nursery.start_soon(self._wait_for_others, self._turn)
                 case Effect.SPAWN:
                     self.generation += 1
                     if self.has_process:
@@ -223,16 +252,40 @@ class Unit:
                     else:
                         self.tell(Ready())
                 case Effect.STOP:
-                    if self.living is not None:
-                        nursery.start_soon(self.living.stop)
-                    elif not self.has_process:
-                        self.tell(Exited("stopped", failure=False))
-                    # else: it is gone, and its end is on its way to us
+                    # Those that need it go first; what is broken cannot wait for anybody, and is soon back.
+                    if isinstance(event, Stop) and self.others.following(self.name):
+                        nursery.start_soon(self._stop_in_order, self.living, self.generation)
+                    else:
+                        self._end_process(self.living, nursery)
+        if self._waiting is not None and not self.life.awaiting:
+            self._waiting.cancel()
+        if before.state != self.life.state and not order.is_up(self):
+            self.others.let_go(self.spec.requires)
         if (self.life.state, self.life.reason) != (before.state, before.reason):
             log.info("agent.%s agent=%s reason=%s", self.life.state, self.name, self.life.reason or "-")
             self.record(publish=True)
             self._changed.set()
             self._changed = trio.Event()
+
+    async def _wait_for_others(self, turn: int) -> None:
+        if turn != self._turn or not self.life.awaiting:
+            return  # it was stopped in the same moment
+        with trio.CancelScope() as self._waiting:
+            await order.before_start(self, self.others, turn)
+        self._waiting = None
+
+    async def _stop_in_order(self, living: Living | None, generation: int) -> None:
+        await order.before_stop(self, self.others)
+        if generation == self.generation:  # it may have ended by itself, and be there again
+            async with trio.open_nursery() as nursery:
+                self._end_process(living, nursery)
+
+    def _end_process(self, living: Living | None, nursery: trio.Nursery) -> None:
+        if living is not None:
+            nursery.start_soon(living.stop)
+        elif not self.has_process:
+            self.tell(Exited("stopped", failure=False))
+        # else: it is gone, and its end is on its way to us
 
     def record(self, *, publish: bool) -> None:
         """Write the row that a restarted daemon reads, with the event if there is something to tell."""

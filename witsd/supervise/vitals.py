@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 
 import attrs
 
@@ -117,18 +117,24 @@ class Sampler:
         """A sweep in one go."""
         return dict(done for done in self.sweep() if done is not None)
 
-    def sweep(self) -> Iterator[tuple[str, Sample] | None]:
-        """Measure every agent once. None in between means: a good moment to let others run.
+    def most_fds(self, agent: str) -> int:
+        """The most descriptors that one of its processes had in the last sweep."""
+        tree = self._trees.get(agent)
+        return max((member.fds for member in tree.members.values()), default=0) if tree else 0
+
+    def sweep(self, only: Collection[str] | None = None) -> Iterator[tuple[str, Sample] | None]:
+        """Measure every agent once, or these alone. None in between means: a good moment to let others run.
 
         Agents may be added and removed meanwhile. An agent whose processes are all gone has a sample of zeros.
         The first sample of an agent is the average since its first process started.
         """
-        for tree in self._trees.values():
+        trees = [tree for name, tree in self._trees.items() if only is None or name in only]
+        for tree in trees:
             self._join_roots(tree)
         orphans = self._orphans()
         try:
             self._left = _SLICE
-            for tree in tuple(self._trees.values()):
+            for tree in trees:
                 if not tree.closed:
                     sample = yield from self._measure(tree, orphans)
                     if not tree.closed:

@@ -14,13 +14,15 @@ import trio
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal
 from witsd.supervise import alerts
+from witsd.supervise.container import Container, ceilings
 from witsd.supervise.identity import Identity
+from witsd.supervise.limits import Breaches, Held, open_files, unkept
 from witsd.supervise.requests import RequestFigures, Requests
 from witsd.supervise.rings import Rings
-from witsd.supervise.sample import Sample
+from witsd.supervise.sample import Sample, together
 from witsd.supervise.vitals import Sampler, boottime
 from witsd.values.clock import Clock, rfc3339
-from witsd.values.spec import AgentSpec
+from witsd.values.spec import AgentSpec, Limits
 from witsd.values.wire.common import UNSET, UnsetType
 from witsd.values.wire.event_types import AgentLogData
 from witsd.values.wire.metrics import (
@@ -34,6 +36,10 @@ from witsd.values.wire.metrics import (
 log = logging.getLogger("witsd.watch")
 
 
+#: How often those are sampled whose memory only samples bound: killed within a second of the breach.
+_MEMORY_EVERY_S = 0.5
+
+
 @attrs.define(eq=False)
 class Vitals:
     """What is known of one agent, across its processes."""
@@ -41,7 +47,8 @@ class Vitals:
     rings: Rings = attrs.field(factory=Rings)
     requests: Requests = attrs.field(factory=Requests)
     alerts: alerts.State = attrs.field(factory=dict)
-    alive: bool = False
+    #: How many process trees it has.
+    trees: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -52,10 +59,6 @@ class Facts:
     restarts: int
     #: Seconds since it last wrote anything; None while it has no process.
     silence_s: float | None
-    #: Limits of its that the kernel keeps.
-    kept: frozenset[str]
-    #: Ends its whole tree for that reason.
-    end: Callable[[str], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -73,28 +76,45 @@ class Watch:
 
     _journal: Journal
     _clock: Clock
-    #: Seconds between two samples; 0: none are taken.
+    #: Seconds between two samples of all agents. 0: none are taken but of those that have a limit which only samples
+    #: keep, and so it is between two that are far apart.
     interval_s: float
+    breaches: Breaches = attrs.field(init=False)
     _sampler: Sampler = attrs.field(factory=Sampler)
     _known: dict[str, Vitals] = attrs.field(factory=dict)
+    _held: dict[str, Held] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.breaches = Breaches(self._journal, self._clock)
 
     def of(self, name: str) -> Vitals:
         return self._known.setdefault(name, Vitals())
 
-    def began(self, name: str, root: Identity, procs_file: str | None) -> None:
-        """A process of this agent is there: count it and what descends from it."""
-        self.of(name).alive = True
-        self._sampler.add(name, root, procs_file)
+    def began(self, spec: AgentSpec, root: Identity, container: Container, kill: Callable[[], None]) -> Held:
+        """A process of this agent is there: count it and what descends from it. ``kill`` ends it for a limit."""
+        held = Held(f"{spec.name}/{root.pid}", spec.name, container, kill, ceilings(spec.limits))
+        self._held[held.key] = held
+        self.of(spec.name).trees += 1
+        self._sampler.add(held.key, root, f"{container.join[0]}/cgroup.procs" if container.join else None)
+        return held
 
-    def ended(self, name: str) -> None:
-        """Its process is gone; what it used stays known."""
-        self.of(name).alive = False
-        self._sampler.remove(name)
+    def why(self, held: Held, limits: Limits, otherwise: str, *, clean: bool) -> str:
+        """How its leader came to end; asked before its container is gone."""
+        for breach in held.kernel(limits, None):
+            self.breaches.tell(held.name, breach)
+        return otherwise if clean else held.reason or otherwise
+
+    def ended(self, held: Held) -> None:
+        """The process is gone; what it used stays known."""
+        del self._held[held.key]
+        if (vitals := self._known.get(held.name)) is not None:  # not removed meanwhile
+            vitals.trees -= 1
+        self._sampler.remove(held.key)
 
     def forget(self, name: str) -> None:
         """The agent is removed."""
-        self._sampler.remove(name)
         self._known.pop(name, None)
+        self.breaches.forget(name)
 
     def record(self, name: str, duration_ms: float, *, error: bool) -> None:
         """A request of this agent is over."""
@@ -102,29 +122,61 @@ class Watch:
 
     async def run(self, facts: Callable[[], Iterable[Facts]]) -> None:
         """Sample, alert and enforce for ever."""
+        sampled_at = self._clock.monotonic()
+        pause = 1.0
         try:
-            while self.interval_s:
-                await trio.sleep(self.interval_s)
+            while True:
+                await trio.sleep(min(pause, self.interval_s or 1.0))
+                about = {fact.spec.name: fact for fact in facts()}
+                bounded = {held.key for held in self._held.values() if _needs_samples(held, about.get(held.name))}
+                pause = _MEMORY_EVERY_S if bounded else 1.0
+                now = self._clock.monotonic()
+                # A moment early is on time: the sleep before was counted from another moment.
+                full = self.interval_s > 0 and now - sampled_at >= self.interval_s - _MEMORY_EVERY_S / 2
                 samples: dict[str, Sample] = {}
-                for done in self._sampler.sweep():
+                for done in self._sampler.sweep(None if full else bounded) if full or bounded else ():
                     if done is None:
                         await trio.lowlevel.checkpoint()
                     else:
                         samples[done[0]] = done[1]
-                for fact in facts():
-                    self._look(fact, samples.get(fact.spec.name))
+                for held in tuple(self._held.values()):
+                    if (fact := about.get(held.name)) is not None:
+                        await self._hold(held, fact.spec.limits, samples.get(held.key))
+                if full:
+                    sampled_at = now
+                    by_name: dict[str, list[Sample]] = {}
+                    for held in self._held.values():
+                        if held.key in samples:
+                            by_name.setdefault(held.name, []).append(samples[held.key])
+                    for fact in about.values():
+                        self._look(fact, together(by_name.get(fact.spec.name, ())))
         finally:
             self._sampler.close()
+
+    async def _hold(self, held: Held, limits: Limits, sample: Sample | None) -> None:
+        """See to it that the limits hold, and tell what passed one."""
+        if (wanted := ceilings(limits)) != held.ceilings:
+            held.ceilings = wanted
+            if held.container.enforced:
+                try:
+                    await trio.to_thread.run_sync(held.container.set_ceilings, wanted)
+                except OSError as error:
+                    text = f"cannot be held to its new limits as it is ({error.strerror}): restart it"
+                    data = AgentLogData(name=held.name, level="warning", text=text)
+                    self._journal.append_nowait(entry(f"agent:{held.name}", "agent.log", data))
+        found = held.kernel(limits, sample)
+        if sample is not None:
+            found += held.sampled(limits, sample)
+            if limits.open_files and (most := self._sampler.most_fds(held.key)) >= limits.open_files:
+                found.append(open_files(limits, most))
+        for breach in found:
+            self.breaches.tell(held.name, breach)
 
     def _look(self, fact: Facts, sample: Sample | None) -> None:
         name = fact.spec.name
         vitals = self.of(name)
-        if not vitals.alive:
-            sample = None
         if sample is not None:
             vitals.rings.add(sample)
-            for breach in alerts.breaches(sample, _not_kept(fact)):
-                self._enforce(fact, breach)
         now = self._clock.monotonic()
         figures = vitals.requests.figures(now)
         readings = alerts.Readings(
@@ -145,16 +197,6 @@ class Watch:
                 value=UNSET if change.value is None else change.value,
             )
             self._journal.append_nowait(entry(f"agent:{name}", "agent.alert", data))
-
-    def _enforce(self, fact: Facts, breach: alerts.Breach) -> None:
-        """Over a limit that the kernel does not keep here: its tree is ended, and its stream says why."""
-        if breach.limit == "cpu_percent":
-            return  # being busy is no reason to be ended; the threshold of the same name alerts
-        what = f"was ended for its limit: {breach}"
-        log.warning("agent.limit agent=%s limit=%s", fact.spec.name, breach)
-        data = AgentLogData(name=fact.spec.name, level="error", text=what)
-        self._journal.append_nowait(entry(f"agent:{fact.spec.name}", "agent.log", data))
-        fact.end(what)
 
     def metrics(self, name: str, window_s: float) -> AgentsMetricsResult:
         """``agents/metrics``."""
@@ -177,7 +219,7 @@ class Watch:
         if vitals is None:
             return Figures()
         mono = self._clock.monotonic()
-        sample = vitals.rings.current if vitals.alive else None
+        sample = vitals.rings.current if vitals.trees else None
         return Figures(
             vitals=UNSET if sample is None else self._shown(sample, boottime()),
             requests=_stats(vitals.requests.figures(mono)) if vitals.requests.total_count else UNSET,
@@ -219,11 +261,7 @@ def _stats(found: RequestFigures) -> RequestStats:
     )
 
 
-def _not_kept(fact: Facts) -> alerts.Ceilings:
-    """The limits that are ours to keep: those the kernel does not."""
-    limits = fact.spec.limits
-    return alerts.Ceilings(
-        memory_bytes=0 if "memory" in fact.kept else limits.memory_bytes,
-        cpu_percent=0 if "cpu" in fact.kept else limits.cpu_percent,
-        tasks=0 if "tasks" in fact.kept else limits.tasks,
-    )
+def _needs_samples(held: Held, fact: Facts | None) -> bool:
+    """Whether only samples keep one of its limits that ends it."""
+    left = unkept(fact.spec.limits, held.container.enforced) if fact else None
+    return left is not None and bool(left.memory_bytes or left.tasks)

@@ -68,7 +68,8 @@ class Logs:
 class Daemon:
     """``grace_s``: how long runs may go on when the daemon is asked to stop.
 
-    ``sample_s``: how often agents are sampled; 0 turns it off, and with it the limits that the kernel does not keep.
+    ``sample_s``: how often agents are sampled; 0 turns figures and alerts off. Those with a limit of memory or tasks
+    that the kernel does not keep are looked at twice a second all the same.
     """
 
     grace_s: Seconds = 10
@@ -145,6 +146,41 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
         if variable.startswith(tuple(f"WITSD_{section}_".upper() for section in kinds)) and variable not in variables:
             raise ConfigError(f"{variable}: there is no such setting: witsd config show lists them")
     return Loaded(Settings(**sections), origins)
+
+
+@attrs.frozen
+class Source:
+    """What ``load`` was given, to be read again while the daemon runs."""
+
+    file: Path
+    env: Mapping[str, str]
+    flags: Sequence[str]
+
+    def pending(self, in_effect: Settings) -> tuple[tuple[str, ...], str]:
+        """The settings that a restart would change, and why it could not even read them, or empty. Blocks."""
+        try:
+            return differing(in_effect, load(self.file, self.env, self.flags).settings), ""
+        except ConfigError as error:
+            return (), str(error)
+
+
+def differing(before: Settings, after: Settings) -> tuple[str, ...]:
+    """The names, ``section.key`` or ``providers.NAME``, of what is not the same in both."""
+    names = []
+    for section in attrs.fields(Settings):
+        one, other = getattr(before, section.name), getattr(after, section.name)
+        for key in attrs.fields(type(one)):
+            was, is_now = getattr(one, key.name), getattr(other, key.name)
+            if was == is_now:
+                continue
+            if key.name == "providers":
+                known = {provider.name: provider for provider in was}
+                new = {provider.name: provider for provider in is_now}
+                named = [name for name in {**known, **new} if known.get(name) != new.get(name)]
+                names += [f"providers.{name}" for name in named] or ["providers"]  # else their order alone
+            else:
+                names.append(f"{section.name}.{key.name}")
+    return tuple(sorted(names))
 
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:

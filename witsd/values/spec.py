@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Meta
 
 #: Also what keeps a name safe as a file name, a stream name and a metric label.
-NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+#: ``digest@work`` is an instance of ``digest``.
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}(@[a-z0-9][a-z0-9_-]{0,62})?$"
 #: The same in words.
 NAME_RULE = "a name has at most 63 characters, all of them a-z, 0-9, - or _, and begins with a letter or a digit"
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
@@ -89,6 +90,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """What an agent's whole process tree may use; 0 is no limit.
 
     ``cpu_percent``: 100 is one core. ``tasks``: processes and threads. ``open_files``: of each process.
+    ``output_bytes_per_s``: of log lines; who writes faster is slowed by its own pipe.
     ``concurrency``: runs at once; the rest wait in order.
     """
 
@@ -98,6 +100,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     cpu_percent: Annotated[float, Meta(ge=0)] = 0
     tasks: Annotated[int, Meta(ge=0)] = 0
     open_files: Annotated[int, Meta(ge=0)] = 0
+    output_bytes_per_s: Annotated[int, Meta(ge=0)] = 0
 
 
 class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -134,6 +137,10 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     idle_stop_s: Seconds = 300
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
+    #: Started before this one, which waits until they are active, and stopped after it.
+    requires: tuple[Name, ...] = ()
+    #: Order alone: where both are started, these come first; where both are stopped, last.
+    after: tuple[Name, ...] = ()
     skills: tuple[Skill, ...] = ()
     description: str = ""
     run_per_request: bool = False

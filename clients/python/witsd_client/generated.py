@@ -119,6 +119,8 @@ if TYPE_CHECKING:
     AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
     AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
     AgentHealth = Literal["ok", "hung", "unknown"]
+    AgentContainer = Literal["cgroup-v2", "cgroup-v1", "process-group"]
+    LogLevel = Literal["debug", "info", "warning", "error", "critical"]
     ItemStatus = Literal["in_progress", "completed", "failed", "cancelled"]
     MessageItemRole = Literal["user", "assistant", "system"]
     LogItemLevel = Literal["debug", "info", "warning", "error"]
@@ -137,7 +139,17 @@ if TYPE_CHECKING:
     MemoryChangeChange = Literal["added", "updated", "superseded", "restored"]
     MemoryModelState = Literal["current", "building"]
     Scope = Literal["read", "chat", "memory", "tools", "approve", "agents", "admin"]
-    AgentAlertDataState = Literal["raised", "cleared"]
+    LimitName = Literal[
+        "memory_bytes",
+        "cpu_percent",
+        "tasks",
+        "open_files",
+        "output_bytes_per_s",
+        "run_timeout_s",
+    ]
+    AgentAlertDataState = Literal["raised", "cleared", "breached"]
+    LimitAction = Literal["killed", "throttled", "refused", "slowed", "failed", "reported"]
+    Enforcer = Literal["kernel", "samples", "daemon"]
 else:
     DoctorStatus = str
     DoctorReportDaemon = str
@@ -151,6 +163,8 @@ else:
     AlertName = str
     AgentState = str
     AgentHealth = str
+    AgentContainer = str
+    LogLevel = str
     ItemStatus = str
     MessageItemRole = str
     LogItemLevel = str
@@ -169,7 +183,10 @@ else:
     MemoryChangeChange = str
     MemoryModelState = str
     Scope = str
+    LimitName = str
     AgentAlertDataState = str
+    LimitAction = str
+    Enforcer = str
 
 
 class ClientInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -251,6 +268,10 @@ class DefinitionError(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ReloadResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     changed: tuple[str, ...]
     errors: tuple[DefinitionError, ...]
+    #: Settings whose value in ``witsd.toml`` is not the one in effect: they wait for a restart of the daemon.
+    restart_for: tuple[str, ...] = ()
+    #: Why a restart could not read the settings at all.
+    settings_error: str | UnsetType = UNSET
 
 
 class DoctorItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -331,8 +352,9 @@ class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an agent's whole process tree may use; 0 is no limit. ``cpu_percent``: 100 is one core.
-    ``tasks``: processes and threads. ``open_files``: of each process. ``concurrency``: runs at
-    once; the rest wait in order.
+    ``tasks``: processes and threads. ``open_files``: of each process. ``output_bytes_per_s``: of
+    log lines; who writes faster is slowed by its own pipe. ``concurrency``: runs at once; the rest
+    wait in order.
     """
 
     concurrency: int = 4
@@ -341,6 +363,7 @@ class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu_percent: float = 0
     tasks: int = 0
     open_files: int = 0
+    output_bytes_per_s: int = 0
 
 
 class Alerts(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -376,6 +399,10 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     idle_stop_s: float = 300
     env: dict[str, str] = {}
     pass_env: tuple[str, ...] = ()
+    #: Started before this one, which waits until they are active, and stopped after it.
+    requires: tuple[str, ...] = ()
+    #: Order alone: where both are started, these come first; where both are stopped, last.
+    after: tuple[str, ...] = ()
     skills: tuple[Skill, ...] = ()
     description: str = ""
     run_per_request: bool = False
@@ -431,10 +458,11 @@ class RaisedAlert(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``. ``agents/get``
-    and ``agents/list`` also tell ``vitals`` (while it has a process that was sampled), ``requests``
-    (of the last five minutes, where there were any) and ``alerts`` (where any is up); others leave
-    them out.
+    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``, or for whom it
+    waits while ``starting`` or ``stopping``; ``container`` what holds its whole process tree, while
+    it has one. ``agents/get`` and ``agents/list`` also tell ``vitals`` (while it has a process that
+    was sampled), ``requests`` (of the last five minutes, where there were any) and ``alerts``
+    (where any is up); others leave them out.
     """
 
     name: str
@@ -449,6 +477,7 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     vitals: VitalsSample | UnsetType = UNSET
     requests: RequestStats | UnsetType = UNSET
     alerts: tuple[RaisedAlert, ...] | UnsetType = UNSET
+    container: AgentContainer | UnsetType = UNSET
 
 
 class AgentPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -473,11 +502,14 @@ class AgentsControlParams(Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AgentsLogsParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The last ``tail`` lines, or those after ``after_seq``."""
+    """The last ``tail`` lines, or those after ``after_seq``; with ``level`` only those at least so
+    grave.
+    """
 
     name: str
     tail: int = 100
     after_seq: int | None = None
+    level: LogLevel | None = None
 
 
 class LogLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -486,6 +518,8 @@ class LogLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: ``stderr``, ``stdout`` or ``witsd`` for what the daemon itself has to say.
     source: str
     text: str
+    #: What a line of JSON says of itself (``level``, ``levelname``, ``severity`` or ``lvl``); other lines have none.
+    level: LogLevel | UnsetType = UNSET
 
 
 class AgentsLogsResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1596,13 +1630,21 @@ class AgentLogData(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AgentAlertData(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``agent.alert``. A cleared one has no ``value`` where there is nothing to read any more."""
+    """``agent.alert``: a threshold of ``[alerts]`` that is reached or no longer, or a passed one of
+    ``[limits]``. A cleared one has no ``value`` where there is nothing to read any more.
+    ``breached``: ``alert`` is the limit, ``threshold`` what it is set to, ``value`` the figure that
+    passed it, ``action`` what was done and ``count`` how often since it was told last (once a
+    minute; ``killed`` always). ``reported``: nothing could be done.
+    """
 
     name: str
-    alert: AlertName
+    alert: AlertName | LimitName
     state: AgentAlertDataState
     threshold: float
     value: float | UnsetType = UNSET
+    action: LimitAction | UnsetType = UNSET
+    enforced_by: Enforcer | UnsetType = UNSET
+    count: int | UnsetType = UNSET
 
 
 class LogLineData(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1610,6 +1652,7 @@ class LogLineData(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     source: str
     text: str
+    level: LogLevel | UnsetType = UNSET
 
 
 class RunQueuedData(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1887,12 +1930,14 @@ class AgentsApi:
         name: str,
         tail: int | UnsetType = UNSET,
         after_seq: int | None | UnsetType = UNSET,
+        level: LogLevel | None | UnsetType = UNSET,
     ) -> AgentsLogsResult:
         """Lines an agent has written; follow with stream log:NAME."""
         params = _given(
             name=name,
             tail=tail,
             after_seq=after_seq,
+            level=level,
         )
         return await self._call("agents/logs", params, AgentsLogsResult)
 

@@ -13,14 +13,19 @@ from witsd.values.wire.metrics import RaisedAlert, RequestStats, VitalsSample
 
 AgentState = Literal["inactive", "starting", "active", "stopping", "backoff", "failed"]
 AgentHealth = Literal["ok", "hung", "unknown"]
+#: From the least to the gravest.
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+AgentContainer = Literal["cgroup-v2", "cgroup-v1", "process-group"]
 
 
 @attrs.frozen(kw_only=True)
 class Agent:
-    """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``.
+    """One agent as it is now.
 
-    ``agents/get`` and ``agents/list`` also tell ``vitals`` (while it has a process that was sampled), ``requests`` (of
-    the last five minutes, where there were any) and ``alerts`` (where any is up); others leave them out.
+    ``reason`` says why it is in ``backoff`` or ``failed``, or for whom it waits while ``starting`` or ``stopping``;
+    ``container`` what holds its whole process tree, while it has one. ``agents/get`` and ``agents/list`` also tell
+    ``vitals`` (while it has a process that was sampled), ``requests`` (of the last five minutes, where there were any)
+    and ``alerts`` (where any is up); others leave them out.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Agent:
     vitals: VitalsSample | UnsetType = UNSET
     requests: RequestStats | UnsetType = UNSET
     alerts: tuple[RaisedAlert, ...] | UnsetType = UNSET
+    container: AgentContainer | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)
@@ -71,11 +77,12 @@ class AgentsControlParams:
 
 @attrs.frozen(kw_only=True)
 class AgentsLogsParams:
-    """The last ``tail`` lines, or those after ``after_seq``."""
+    """The last ``tail`` lines, or those after ``after_seq``; with ``level`` only those at least so grave."""
 
     name: str
     tail: Annotated[int, Meta(ge=0, le=10_000)] = 100
     after_seq: Annotated[int, Meta(ge=0)] | None = None
+    level: LogLevel | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +92,8 @@ class LogLine:
     #: ``stderr``, ``stdout`` or ``witsd`` for what the daemon itself has to say.
     source: str
     text: str
+    #: What a line of JSON says of itself (``level``, ``levelname``, ``severity`` or ``lvl``); other lines have none.
+    level: LogLevel | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from witsd.values.items import Item
-from witsd.values.wire.agents import AgentHealth, AgentState
+from witsd.values.wire.agents import AgentHealth, AgentState, LogLevel
 from witsd.values.wire.common import UNSET, UnsetType
 from witsd.values.wire.metrics import AgentAlertData
 from witsd.values.wire.runs import ErrorInfo, RunInput, Usage
@@ -45,6 +45,7 @@ class LogLineData:
 
     source: str
     text: str
+    level: LogLevel | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)

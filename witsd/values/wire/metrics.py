@@ -10,6 +10,9 @@ from msgspec import Meta
 from witsd.values.wire.common import UNSET, Timestamp, UnsetType
 
 AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
+LimitName = Literal["memory_bytes", "cpu_percent", "tasks", "open_files", "output_bytes_per_s", "run_timeout_s"]
+LimitAction = Literal["killed", "throttled", "refused", "slowed", "failed", "reported"]
+Enforcer = Literal["kernel", "samples", "daemon"]
 
 
 @attrs.frozen(kw_only=True)
@@ -84,10 +87,18 @@ class AgentsMetricsResult:
 
 @attrs.frozen(kw_only=True)
 class AgentAlertData:
-    """``agent.alert``. A cleared one has no ``value`` where there is nothing to read any more."""
+    """``agent.alert``: a threshold of ``[alerts]`` that is reached or no longer, or a passed one of ``[limits]``.
+
+    A cleared one has no ``value`` where there is nothing to read any more. ``breached``: ``alert`` is the limit,
+    ``threshold`` what it is set to, ``value`` the figure that passed it, ``action`` what was done and ``count`` how
+    often since it was told last (once a minute; ``killed`` always). ``reported``: nothing could be done.
+    """
 
     name: str
-    alert: AlertName
-    state: Literal["raised", "cleared"]
+    alert: AlertName | LimitName
+    state: Literal["raised", "cleared", "breached"]
     threshold: float
     value: float | UnsetType = UNSET
+    action: LimitAction | UnsetType = UNSET
+    enforced_by: Enforcer | UnsetType = UNSET
+    count: int | UnsetType = UNSET

@@ -97,6 +97,10 @@ class DefinitionError:
 class ReloadResult:
     changed: tuple[str, ...]
     errors: tuple[DefinitionError, ...]
+    #: Settings whose value in ``witsd.toml`` is not the one in effect: they wait for a restart of the daemon.
+    restart_for: tuple[str, ...] = ()
+    #: Why a restart could not read the settings at all.
+    settings_error: str | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)

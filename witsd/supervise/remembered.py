@@ -1,0 +1,51 @@
+"""What the last daemon knew of its agents, from the rows that units keep."""
+
+from __future__ import annotations
+
+import apsw
+import attrs
+import msgspec
+
+from witsd.supervise.identity import Identity
+from witsd.supervise.lifecycle import Lifecycle
+from witsd.values.spec import AgentSpec
+
+#: Why an agent is down that was up when its daemon was asked to end.
+SHUTDOWN = "the daemon is stopping"
+
+
+@attrs.frozen
+class Remembered:
+    """What the last daemon knew of an agent."""
+
+    life: Lifecycle
+    #: It was up, or was to be, when that daemon ended.
+    wanted: bool
+    identity: Identity | None
+    #: The last definition that was good; None where this version cannot read it any more.
+    spec: AgentSpec | None
+
+
+def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remembered]:
+    """The agents table as the last daemon left it, its times brought to this daemon's clock."""
+    found = {}
+    for name, spec, state, reason, restarts, pid, start, boot, history in db.execute(
+        "SELECT name, spec, state, reason, restarts, pid, start_time, boot_id, history FROM agents"
+    ):
+        exits = tuple(min(now, now - (wall_us - t) / 1e6) for t in msgspec.json.decode(history, type=list[int]))
+        # Only a failure outlives the daemon: what ran was ended by its death, which counts against nobody.
+        failed = state == "failed"
+        life = Lifecycle(
+            state="failed" if failed else "inactive",
+            reason=reason if failed else "",
+            restarts=restarts,
+            exits=exits,
+        )
+        try:
+            last_good = msgspec.json.decode(spec, type=AgentSpec)
+        except msgspec.ValidationError:
+            last_good = None
+        wanted = state in ("starting", "active", "backoff") or reason == SHUTDOWN
+        identity = Identity(pid, start, boot) if pid is not None else None
+        found[name] = Remembered(life, wanted, identity, last_good)
+    return found
