@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from witsd.services.memory.chunks import MOST, chunks
 
-_PIECES = st.sampled_from(["word ", "\n", "\n\n", "# A heading\n", "## Below it\n", "A sentence. ", "```\n", "日本", "x" * 700, "\t"])
+_PIECES = st.sampled_from(
+    ["word ", "\n", "\n\n", "# A heading\n", "## Below it\n", "A sentence. ", "```\n", "日本", "x" * 700, "\t"]
+)
 
 
 @given(st.lists(_PIECES, max_size=200).map("".join))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ import msgspec
 from witsd.services.memory import records, vectors
 from witsd.services.memory.filters import Condition
 from witsd.services.memory.index import word_of
-from witsd.services.memory.ranking import Candidate, Mode, Scored, blend
-from witsd.services.memory.words import WEIGHTS, match
+from witsd.services.memory.ranking import Candidate, Mode, Scored, blend, meaning_share
+from witsd.services.memory.stems import stem
+from witsd.services.memory.words import WEIGHTS, date_words, match, pieces, query_words
 from witsd.values.wire import memory as wire
 from witsd.values.wire.common import UNSET, UnsetType
 
@@ -27,8 +27,8 @@ _ONE_BY_ONE = 32
 _LISTED = 20_000
 
 _BM25 = f"bm25(memory_fts, 0.0, {WEIGHTS[0]}, {WEIGHTS[1]})"
-_OPEN, _CLOSE = "\x02", "\x03"
-_MARKED = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
+#: Characters at the end of a turn by which it is judged: does it ask, is it short.
+_TURN_CHARS = 200
 _encode = msgspec.json.Encoder().encode
 
 
@@ -75,20 +75,21 @@ def rank(db: apsw.Connection, q: Question) -> list[Scored]:
     expression = _expression(q) if q.mode != "semantic" else None
     by_words = _by_words(db, q, expression, k) if expression else {}
     by_meaning = dict(_by_meaning(db, q, k)) if q.mode != "keyword" else {}
-    missing = [rowid for rowid in by_meaning if rowid not in by_words]
-    about = {rowid: values[1:] for rowid, values in by_words.items()} | _about(db, q, missing)
+    about = _about(db, q, list({**by_words, **by_meaning}))
     candidates = [
         Candidate(
             rowid=rowid,
-            bm25=by_words[rowid][0] if rowid in by_words else None,
+            bm25=by_words.get(rowid),
             cosine=by_meaning.get(rowid),
             session_id=session_id or "",
             speaker=speaker,
             time_us=time_us,
+            text=text,
         )
-        for rowid, (session_id, speaker, time_us) in about.items()
+        for rowid, (session_id, speaker, time_us, text) in about.items()
     ]
-    return blend(candidates, q.query, mode=q.mode)
+    share = meaning_share(q.among.model) if q.among is not None else 0.0
+    return blend(candidates, q.query, mode=q.mode, meaning=share)
 
 
 def _expression(q: Question) -> str | None:
@@ -102,29 +103,26 @@ def _expression(q: Question) -> str | None:
     return f"ns : ({spaces}) AND {{own around}} : ({words})"
 
 
-def _by_words(
-    db: apsw.Connection, q: Question, expression: str, k: int
-) -> dict[int, tuple[float, str | None, str, int]]:
-    """rowid -> (bm25, session, speaker, time) of the best ``k``."""
+def _by_words(db: apsw.Connection, q: Question, expression: str, k: int) -> dict[int, float]:
+    """rowid -> bm25 of the best ``k``; where few of them may be shown, of the best that may."""
+    matching = f"SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ?"
+    where, values = _conditions(q)
     if q.filter is None:
         # Most often nearly all that is found may be shown: look at the best alone.
-        best: dict[int, float] = dict(
-            db.execute(
-                f"SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ? ORDER BY score LIMIT ?",
-                (expression, k),
-            )
+        best = dict(db.execute(f"{matching} ORDER BY score LIMIT ?", (expression, k)))
+        shown = db.execute(
+            f"SELECT count(*) FROM memories m WHERE m.id IN (SELECT value FROM json_each(?)) AND {where}",
+            (_encode(list(best)).decode(), *values),
+        ).get
+        if len(best) < k or shown >= k // 2:
+            return best
+    return dict(
+        db.execute(
+            f"SELECT f.rowid, f.score FROM ({matching}) f JOIN memories m ON m.id = f.rowid WHERE {where} "
+            "ORDER BY f.score LIMIT ?",
+            (expression, *values, k),
         )
-        shown = _about(db, q, list(best))
-        if len(best) < k or len(shown) >= k // 2:
-            return {rowid: (best[rowid], *values) for rowid, values in shown.items()}
-    where, values = _conditions(q)
-    found: list[Any] = db.execute(
-        "SELECT m.id, f.score, m.session_id, m.speaker, m.time_us FROM "
-        f"(SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ?) f "
-        f"JOIN memories m ON m.id = f.rowid WHERE {where} ORDER BY f.score LIMIT ?",
-        (expression, *values, k),
-    ).fetchall()
-    return {row[0]: row[1:] for row in found}
+    )
 
 
 def _conditions(q: Question) -> tuple[str, tuple[Any, ...]]:
@@ -163,13 +161,14 @@ def _listed(db: apsw.Connection, q: Question) -> str | None:
     return None if len(ids) > _LISTED else _encode(ids).decode()
 
 
-def _about(db: apsw.Connection, q: Question, rowids: Sequence[int]) -> dict[int, tuple[str | None, str, int]]:
-    """rowid -> (session, speaker, time) of those that may be shown."""
+def _about(db: apsw.Connection, q: Question, rowids: Sequence[int]) -> dict[int, tuple[str | None, str, int, str]]:
+    """rowid -> (session, speaker, time, what a turn says) of those that may be shown."""
     if not rowids:
         return {}
     where, values = _conditions(q)
     rows: Any = db.execute(
-        "SELECT m.id, m.session_id, m.speaker, m.time_us FROM memories m "
+        "SELECT m.id, m.session_id, m.speaker, m.time_us, "
+        f"CASE m.kind WHEN 'turn' THEN substr(m.text, -{_TURN_CHARS}) ELSE '' END FROM memories m "
         f"WHERE m.id IN (SELECT value FROM json_each(?)) AND {where}",
         (_encode(list(rowids)).decode(), *values),
     )
@@ -183,7 +182,8 @@ def hits(db: apsw.Connection, q: Question, page: Sequence[Scored]) -> tuple[wire
     """The records behind ``page``, in its order."""
     rows = records.by_ids(db, [one.rowid for one in page])
     wholes = records.by_ids(db, {r.part_of for r in rows.values() if r.part_of is not None})
-    expression = _expression(q) if q.mode != "semantic" else None
+    asked = {stem(word) for word in query_words(q.query)} if q.mode != "semantic" else set()
+    around = _around(db, [one.rowid for one in page]) if asked else {}
     found = []
     for one in page:
         r = rows[one.rowid]
@@ -200,7 +200,7 @@ def hits(db: apsw.Connection, q: Question, page: Sequence[Scored]) -> tuple[wire
                 text=r.text,
                 score=one.score,
                 parts=dict(one.parts),
-                matched=_matched(db, expression, one.rowid) if expression and "words" in one.parts else (),
+                matched=_matched(asked, r, around.get(one.rowid, "")),
                 metadata=records.metadata_of(whole),
                 author=whole.author,
                 trust=records.trust_of(whole),
@@ -220,15 +220,18 @@ def hits(db: apsw.Connection, q: Question, page: Sequence[Scored]) -> tuple[wire
     return tuple(found)
 
 
-def _matched(db: apsw.Connection, expression: str, rowid: int) -> tuple[str, ...]:
-    """The words of a record that the question has, too, as the index sees them; of its neighbours with ``~``."""
-    row = db.execute(
-        "SELECT highlight(memory_fts, 1, ?, ?), highlight(memory_fts, 2, ?, ?) FROM memory_fts "
-        "WHERE memory_fts MATCH ? AND rowid = ?",
-        (_OPEN, _CLOSE, _OPEN, _CLOSE, expression, rowid),
-    ).fetchone()
-    if row is None:
+def _around(db: apsw.Connection, rowids: Sequence[int]) -> dict[int, str]:
+    """What stands around each, as the text index has it."""
+    sql = "SELECT rowid, around FROM memory_fts WHERE rowid IN (SELECT value FROM json_each(?))"
+    return dict(db.execute(sql, (_encode(list(rowids)).decode(),)))
+
+
+def _matched(asked: set[str], r: records.Row, around: str) -> tuple[str, ...]:
+    """The words of a record that the question has, too, in whatever form; of its neighbours with ``~``."""
+    if not asked:
         return ()
-    own = dict.fromkeys(_MARKED.findall(row[0]))
-    around = (word for word in dict.fromkeys(_MARKED.findall(row[1])) if word not in own)
-    return (*own, *(f"~{word}" for word in around))
+    said = f"{r.speaker} {date_words(r.time_us)} {r.heading or ''} {r.text}"
+    own = {word: stem(word) for word in dict.fromkeys(pieces(said)) if stem(word) in asked}
+    rest = asked.difference(own.values())
+    beside = (f"~{word}" for word in dict.fromkeys(pieces(around)) if stem(word) in rest)
+    return (*own, *beside)
