@@ -105,7 +105,7 @@ def test_it_is_blotted_out_where_it_was_said(daemon: Daemon, who: str) -> None:
             assert c.call("sessions/search", query="Quuxolomew")["items"] == []
             assert holding(daemon, *TRACES) == []
             with wire(daemon.socket) as late:
-                late.subscribe(f"session:{session}", f"run:{run_id}", since={"pos": 0})
+                late.subscribe("run:*", "session:*", since={"pos": 0})
                 shown = [late.next_event()]
                 while shown[-1]["type"] != "run.completed":
                     shown.append(late.next_event())
