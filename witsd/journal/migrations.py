@@ -100,7 +100,7 @@ CREATE TABLE memories(
     near_of INTEGER, uses INTEGER NOT NULL DEFAULT 0, used_us INTEGER, version INTEGER NOT NULL DEFAULT 1,
     part_of INTEGER, place INTEGER, starts INTEGER, heading TEXT, indexed INTEGER NOT NULL DEFAULT 1,
     embedded INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX memories_by_namespace ON memories(namespace_id, id) WHERE part_of IS NULL;
+CREATE INDEX memories_by_namespace ON memories(namespace_id, id);
 CREATE INDEX memories_by_session ON memories(session_id, namespace_id, id) WHERE session_id IS NOT NULL;
 CREATE INDEX memories_by_whole ON memories(part_of, place) WHERE part_of IS NOT NULL;
 CREATE INDEX memories_by_run ON memories(run_id) WHERE run_id IS NOT NULL;
