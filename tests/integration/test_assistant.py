@@ -105,7 +105,7 @@ async def with_model(home: Daemon, options: str = "") -> AsyncIterator[tuple[Fak
         )
         (home.home / "agents").mkdir()
         (home.home / "agents" / "assistant.toml").write_text(
-            f'name = "assistant"\nkind = "assistant"\n[grants]\nmodels = ["*"]\n{options}'
+            f'name = "assistant"\nkind = "assistant"\n{options}\n[grants]\nmodels = ["*"]\n'
         )
         with trio.fail_after(60):
             await trio.to_thread.run_sync(home.start)
@@ -122,10 +122,8 @@ async def talk(call: Call, session: str, text: str) -> Any:
 
 
 async def test_options_and_settings_reach_the_model(home: Daemon) -> None:
-    options = (
-        '[options]\nmodel = "gpt-b"\nsystem = "Be kind."\n'
-        "temperature = 0.5\nmax_tokens = 9\nhistory_messages = 3\n"
-    )
+    options = '[options]\nmodel = "gpt-b"\nsystem = "Be kind."\ntemperature = 0.5\nmax_tokens = 9\n'
+    options = 'memory = "off"\nhistory_messages = 2\n' + options
     async with with_model(home, options) as (fake, call):
         session = (await call("sessions/create", agent="assistant"))["session_id"]
         fake.plan += [streamed("one"), streamed("two"), streamed("three", finish="length")]
@@ -186,7 +184,7 @@ async def test_cancelling_a_run_cancels_the_models_call_and_the_conversation_goe
         after = await talk(call, session, "still there?")
     assert cancelled["status"] == "cancelled"
     assert after["output"] == "Here."
-    assert [m["content"] for m in fake.chats[1].body["messages"]] == [
+    assert [m["content"] for m in fake.chats[1].body["messages"] if m["role"] != "system"] == [
         "tell me a story",
         "Once upon",
         "still there?",

@@ -6,10 +6,13 @@
     system = "..."            # the system message
     temperature = 0.7
     max_tokens = 1000
-    history_messages = 200    # how many messages of the conversation are sent, at most
+    memory_tokens = 1000      # how much of a prompt may be what was recalled; 0 recalls nothing
 
-A session's settings ``model``, ``system`` and ``stream`` go before them. Text files that come with a
-message (``input.files``, ``data.attachments``) are appended to it, each in a fence with its name.
+A session's settings ``model``, ``system``, ``stream`` and ``memory`` go before them and before the definition.
+``history_messages`` of the definition is how much of the conversation is sent with a message; what fits of
+everything before is recalled from memory, and the blocks of the agent are always there
+(see ``assistant_memory``). Text files that come with a message (``input.files``, ``data.attachments``)
+are appended to it, each in a fence with its name.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from msgspec import UNSET, Meta
 from witsd_client import Agent, AgentFailed, InvalidParams, Progress, Run, Session
 from witsd_client.generated import ChatMessage, HistoryTurn, ModelsCompleteResult
 
+from witsd.adapters.assistant_memory import known
+
 #: One file may be this long, and a request's messages together: a message to the daemon ends at 4 MiB.
 MAX_FILE_BYTES = 512 * 1024
 MAX_SENT_CHARS = 900_000
@@ -39,7 +44,7 @@ class Options(msgspec.Struct, frozen=True):
     system: str = ""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    history_messages: Annotated[int, Meta(ge=1, le=10_000)] = 200
+    memory_tokens: Annotated[int, Meta(ge=0, le=100_000)] = 1000
 
 
 class Attachment(msgspec.Struct, frozen=True):
@@ -63,7 +68,6 @@ async def converse(session: Session) -> None:
     """One conversation, for as long as it lasts."""
     conversation = [said(turn) for turn in session.history]
     async for message in session:
-        options = None
         async with message:
             options = read_options(message)
             conversation.append(await asked(message))
@@ -71,8 +75,7 @@ async def converse(session: Session) -> None:
         # Also what a cancelled or broken answer had said: the person has seen it.
         if message.said:
             conversation.append(ChatMessage(role="assistant", content=message.said))
-        if options is not None:
-            conversation = window(conversation, options.history_messages)
+        conversation = window(conversation, agent.history_messages + 1)
 
 
 async def answer(run: Run, conversation: Sequence[ChatMessage], options: Options) -> str | None:
@@ -83,10 +86,11 @@ async def answer(run: Run, conversation: Sequence[ChatMessage], options: Options
     """
     settings = run.settings
     stream = run.stream and settings.stream is not False
+    messages = window(conversation, agent.history_messages + 1)
     system = settings.system if isinstance(settings.system, str) else options.system
-    messages = window(conversation, options.history_messages)
-    if system:
-        messages.insert(0, ChatMessage(role="system", content=system))
+    sections = [system, *await known(run, options.memory_tokens)]
+    if any(sections):
+        messages.insert(0, ChatMessage(role="system", content="\n\n".join(filter(None, sections))))
     params: dict[str, Any] = {
         "messages": messages,
         "model": settings.model if isinstance(settings.model, str) else options.model,

@@ -247,6 +247,8 @@ class Living:
                 description=spec.description,
                 options=spec.options,
                 stream=spec.stream,
+                memory=spec.memory,
+                history_messages=spec.history_messages,
             ),
             run_dir=str(self.shared.run_root / spec.name),
             grants=spec.grants,

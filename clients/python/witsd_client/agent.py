@@ -192,6 +192,16 @@ class Agent:
         """False where the definition wants no deltas."""
         return self.identity.stream if self.identity else True
 
+    @property
+    def remembers(self) -> bool:
+        """``memory`` of the definition: whether what is said to this agent is remembered by itself."""
+        return self.identity is None or self.identity.memory == "on"
+
+    @property
+    def history_messages(self) -> int:
+        """How many messages of a conversation the definition wants it to go by; the rest is for memory."""
+        return self.identity.history_messages if self.identity else 200
+
     # ---- running --------------------------------------------------------------------------------------
 
     def serve(self) -> None:

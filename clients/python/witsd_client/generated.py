@@ -1529,13 +1529,17 @@ class CancelledNotification(Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class AgentIdentity(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who the agent is to the daemon; ``options`` is ``[options]`` of its definition."""
+    """Who the agent is to the daemon; ``options`` is ``[options]`` of its definition. ``memory`` and
+    ``history_messages`` are the definition's, too: what a session's settings do not change.
+    """
 
     name: str
     kind: str
     description: str
     options: dict[str, Any]
     stream: bool
+    memory: AgentSpecMemory = "on"
+    history_messages: int = 200
 
 
 class AgentInitializeParams(Struct, frozen=True, kw_only=True):

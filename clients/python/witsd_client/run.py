@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from witsd_client.errors import AgentFailed, LimitExceeded, RequestCancelled, RunCancelled, WitsdError
 from witsd_client.generated import HistoryTurn, RunInput, RunsExecuteParams, SessionSettings
+from witsd_client.memory import AgentMemory
 
 if TYPE_CHECKING:
     from witsd_client.agent import Agent, AgentClient
@@ -71,6 +72,11 @@ class Run:
     def client(self) -> AgentClient:
         """The daemon's methods, within this agent's grants."""
         return self.agent.client
+
+    @property
+    def memory(self) -> AgentMemory:
+        """What this agent remembers: ``await run.memory.add("...")``, ``await run.memory.search("...")``."""
+        return AgentMemory(self)
 
     @property
     def sync(self) -> SyncRun:

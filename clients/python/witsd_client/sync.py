@@ -112,6 +112,8 @@ class SyncClient:
         self.sessions: SyncApi = api.sessions
         self.events: SyncApi = api.events
         self.models: SyncApi = api.models
+        self.memory: SyncApi = api.memory
+        self.blocks: SyncApi = api.blocks
         self.auth: SyncApi = api.auth
         self.tokens: SyncApi = api.tokens
 

@@ -14,6 +14,7 @@ import anyio
 import anyio.from_thread
 
 from witsd_client.errors import RunCancelled, is_run_cancelled
+from witsd_client.memory import SyncMemory
 
 if TYPE_CHECKING:
     from witsd_client.generated import HistoryTurn, ItemStatus, SessionSettings
@@ -80,6 +81,11 @@ class SyncRun:
     def client(self) -> SyncApi:
         """The daemon's methods, within this agent's grants."""
         return SyncApi(self._run.client, self._do)
+
+    @property
+    def memory(self) -> SyncMemory:
+        """What this agent remembers: ``run.memory.add("...")``, ``run.memory.search("...")``."""
+        return SyncMemory(self._run.memory, self._do)
 
     def say(self, text: str) -> None:
         """Add to the answer."""

@@ -1,5 +1,8 @@
 """What a prompt should carry: the best that was found, with its neighbours, under a budget of tokens, in order.
 
+Each line says where it is from, so that an answer can: the session at the head of its lines, else the record's id. What
+a text has after its first line is set in, so that nothing in it passes for a line of its own.
+
 Tokens are estimated, for each model counts in its own way: four bytes of ASCII are one, and each other character is one
 (which for most scripts is a little too many, and so on the safe side).
 """
@@ -12,13 +15,17 @@ import apsw
 import attrs
 import msgspec
 
-from witsd.services.memory.records import Row, by_ids
+from witsd.services.memory.filters import Condition
+from witsd.services.memory.records import Row, by_ids, source_of
 from witsd.values.clock import rfc3339
 from witsd.values.wire import memory as wire
+from witsd.values.wire.common import UNSET
 
 _encode = msgspec.json.Encoder().encode
 #: Hits that are looked at; what lies beyond does not belong into a prompt.
 HITS = 40
+#: What scores less is found by little more than chance: in a prompt it would only be in the way. The best have about 1.
+LEAST_SCORE = 0.25
 #: A neighbour may be so long, in tokens; a longer one is left out.
 _NEIGHBOUR_TOKENS = 120
 #: What the marks and the headline take.
@@ -37,6 +44,8 @@ class Line:
 
     rowid: int
     place: tuple[str, int, int]
+    #: What stands over the lines of its group; empty for nothing.
+    head: str
     text: str
 
 
@@ -50,90 +59,117 @@ class Packed:
 
 
 def pack(
-    db: apsw.Connection, found: Sequence[tuple[int, wire.MemoryHit]], max_tokens: int, least_trust: int
+    db: apsw.Connection, found: Sequence[tuple[int, wire.MemoryHit]], max_tokens: int, live: Condition
 ) -> Packed:
     """The best of ``found`` (best first) that fit, each once and no text twice; then their neighbours.
 
-    ``found`` has the number of each passage's row.
+    ``found`` has the number of each passage's row; ``live`` is what neighbours may be shown.
     """
-    left = max_tokens - _FRAME_TOKENS
+    page = _Page(max_tokens - _FRAME_TOKENS)
     rows = by_ids(db, [rowid for rowid, _ in found])
-    lines: dict[int, Line] = {}
     kept: list[tuple[int, wire.MemoryHit]] = []
-    anchors: list[Row] = []
-    said: set[str] = set()
+    anchors: list[tuple[Row, str]] = []
     for rowid, hit in found:
         row = rows.get(rowid)
         if row is None:
             continue
-        if row.text in said:
-            anchors.append(row)  # asked twice, and maybe answered only once
-            continue
-        line = _line(row)
-        cost = tokens(line.text) + 1
-        if cost > left:
-            continue
-        left -= cost
-        lines[rowid] = line
-        said.add(row.text)
-        kept.append((rowid, hit))
-        anchors.append(row)
-    for anchor in anchors:
-        for row in _beside(db, anchor):
-            if row.id in lines or row.text in said or row.trust < least_trust:
-                continue
-            line = _line(row)
-            cost = tokens(line.text) + 1
-            if cost <= min(left, _NEIGHBOUR_TOKENS):
-                left -= cost
-                lines[row.id] = line
-                said.add(row.text)
-    order = {line.rowid: n for n, line in enumerate(sorted(lines.values(), key=lambda line: line.place))}
-    kept.sort(key=lambda one: order[one[0]])
+        if row.text in page.said:
+            anchors.append((row, hit.memory_id))  # asked twice, and maybe answered only once
+        elif page.take(row, hit.memory_id):
+            kept.append((rowid, hit))
+            anchors.append((row, hit.memory_id))
+    for anchor, whole in anchors:
+        for row in _beside(db, anchor, live):
+            if row.id not in page.lines and row.text not in page.said:
+                page.take(row, row.memory_id or whole, at_most=_NEIGHBOUR_TOKENS)
+    order = [line.rowid for line in page.in_order()]
+    kept.sort(key=lambda one: order.index(one[0]))
     return Packed(
-        text="\n".join(_grouped(sorted(lines.values(), key=lambda line: line.place))),
+        text="\n".join(_grouped(page.in_order())),
         hits=tuple(hit for _, hit in kept),
         used=tuple(rowid for rowid, _ in kept),
     )
 
 
-def _line(row: Row) -> Line:
-    """``[2026-01-31] owner: text``; a document's passage under its heading."""
-    said = f"[{rfc3339(row.time_us)[:10]}] "
+@attrs.define
+class _Page:
+    """What has found room. ``left`` are the tokens that are left."""
+
+    left: int
+    lines: dict[int, Line] = attrs.field(factory=dict)
+    said: set[str] = attrs.field(factory=set)
+    _heads: set[str] = attrs.field(factory=set)
+
+    def take(self, row: Row, memory_id: str, at_most: int | None = None) -> bool:
+        """Put a passage in, where it fits into what is left and into ``at_most`` tokens."""
+        line = _line(row, memory_id)
+        cost = tokens(line.text) + 1
+        if at_most is not None and cost > at_most:
+            return False
+        if line.head not in self._heads:
+            cost += tokens(line.head) + 2
+        if cost > self.left:
+            return False
+        self.left -= cost
+        self._heads.add(line.head)
+        self.lines[row.id] = line
+        self.said.add(row.text)
+        return True
+
+    def in_order(self) -> list[Line]:
+        return sorted(self.lines.values(), key=lambda line: line.place)
+
+
+def _line(row: Row, memory_id: str) -> Line:
+    """``[2026-01-31 09:05] owner: text``; a document's passage with its file and its heading."""
+    told = f"{rfc3339(row.time_us)[:16].replace('T', ' ')}"
+    said = f"[{told}] " if row.session_id else f"[{told} {memory_id}] "
     if row.speaker:
-        said += f"{row.speaker}: "
-    if row.heading:
-        said += f"({row.heading}) "
+        said += f"{_flat(row.speaker)}: "
+    source = source_of(row)
+    named = (source.file if source is not UNSET and isinstance(source.file, str) else "", row.heading or "")
+    if any(named):
+        said += f"({_flat(': '.join(filter(None, named)))}) "
     # Conversations stay together, and in the order in which they were held.
     group = row.session_id or (f"~{row.part_of}" if row.part_of is not None else "")
-    return Line(row.id, (group, row.time_us, row.id), said + row.text)
+    head = f"In session {_flat(row.session_id)}:" if row.session_id else ""
+    return Line(row.id, (group, row.time_us, row.id), head, said + row.text.strip().replace("\n", "\n    "))
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _grouped(lines: Iterable[Line]) -> Iterable[str]:
     last = None
     for line in lines:
-        if last is not None and line.place[0] != last:
-            yield ""
+        if line.place[0] != last:
+            if last is not None:
+                yield ""
+            if line.head:
+                yield line.head
         last = line.place[0]
         yield line.text
 
 
-def _beside(db: apsw.Connection, row: Row) -> list[Row]:
+def _beside(db: apsw.Connection, row: Row, live: Condition) -> list[Row]:
     """The passage before and the one after: the question of an answer, the answer to a question."""
+    values: tuple[object, ...]
     if row.part_of is not None:
-        sql = "SELECT id FROM memories WHERE part_of = ?1 AND place IN (?2 - 1, ?2 + 1)"
-        ids = [i for (i,) in db.execute(sql, (row.part_of, row.place))]
+        wanted = "m.part_of = ? AND m.place IN (? - 1, ? + 1)"
+        sql = f"SELECT m.id FROM memories m WHERE {wanted} AND {live.sql}"
+        values = (row.part_of, row.place, row.place, *live.values)
     elif row.session_id is not None:
-        space = "namespace_id = (SELECT namespace_id FROM memories WHERE id = ?2)"
-        where = f"session_id = ?1 AND {space} AND indexed = 1 AND part_of IS NULL AND superseded_by IS NULL"
-        ids = [
-            i
-            for (i,) in db.execute(
-                f"SELECT * FROM (SELECT id FROM memories WHERE {where} AND id < ?2 ORDER BY id DESC LIMIT 1) UNION ALL "
-                f"SELECT * FROM (SELECT id FROM memories WHERE {where} AND id > ?2 ORDER BY id LIMIT 1)",
-                (row.session_id, row.id),
-            )
-        ]
+        wanted = (
+            "m.session_id = ? AND m.namespace_id = (SELECT namespace_id FROM memories WHERE id = ?) AND m.indexed = 1 "
+            f"AND m.part_of IS NULL AND {live.sql}"
+        )
+        sql = (
+            f"SELECT * FROM (SELECT m.id FROM memories m WHERE {wanted} AND m.id < ? ORDER BY m.id DESC LIMIT 1) "
+            f"UNION ALL SELECT * FROM (SELECT m.id FROM memories m WHERE {wanted} AND m.id > ? ORDER BY m.id LIMIT 1)"
+        )
+        one = (row.session_id, row.id, *live.values, row.id)
+        values = (*one, *one)
     else:
         return []
-    return list(by_ids(db, ids).values())
+    return list(by_ids(db, [rowid for (rowid,) in db.execute(sql, values)]).values())

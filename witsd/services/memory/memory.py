@@ -13,7 +13,7 @@ import trio
 from witsd.journal.journal import Journal, Tx
 from witsd.services import session_rows
 from witsd.services.idempotency import once
-from witsd.services.memory import access, filters, hygiene, listing, records, store, vectors
+from witsd.services.memory import access, contradictions, filters, hygiene, listing, records, store, vectors
 from witsd.services.memory import context as packing
 from witsd.services.memory import search as searching
 from witsd.services.memory.deletion import Deletion
@@ -88,6 +88,8 @@ class Memory:
                 for row in closing:
                     if row.id != rowid:
                         hygiene.close(tx, row, rowid, actor.label, new.run_id)
+                if not added.deduplicated:
+                    contradictions.settle(tx, rowid, text, self._ids)
                 for row in sources:
                     tx.execute("INSERT OR IGNORE INTO memory_links VALUES (?, ?)", (row.id, rowid))
                 return added
@@ -209,9 +211,7 @@ class Memory:
             packed, among, degraded = await self._question(query, vector, mode)
 
         def look(db: apsw.Connection) -> searching.Found:
-            live = filters.live(self._clock.wall_us(), include, access.least_trust(actor))
-            if skip_session is not None:
-                live = filters.but_recent(live, skip_session, self._in_prompt(db, skip_session))
+            live = self._live(db, actor, include, skip_session)
             question = searching.Question(
                 query=query,
                 mode=mode,
@@ -228,6 +228,15 @@ class Memory:
             return searching.search(db, question)
 
         return await self._journal.store.read(look), degraded
+
+    def _live(
+        self, db: apsw.Connection, actor: Actor, include: Sequence[str], skip_session: str | None
+    ) -> filters.Condition:
+        """What may be shown to ``actor`` now, without what of ``skip_session`` is in its prompt anyway."""
+        live = filters.live(self._clock.wall_us(), include, access.least_trust(actor))
+        if skip_session is None:
+            return live
+        return filters.but_recent(live, skip_session, self._in_prompt(db, skip_session))
 
     async def _question(
         self, query: str, vector: Sequence[float] | None, mode: wire.MemoryMode
@@ -251,12 +260,15 @@ class Memory:
         if names is None and actor.agent is None and params.session_id is not None:
             names = await self._journal.store.read(lambda db: _of_session(db, str(params.session_id)))
         found, _ = await self.find(
-            actor, params.query, names, limit=packing.HITS, filter=params.filter, skip_session=params.session_id
-        )
-        least = access.least_trust(actor)
-        packed = await self._journal.store.read(
-            lambda db: packing.pack(db, list(zip(found.rowids, found.hits, strict=True)), params.max_tokens, least)
-        )
+            actor, params.query, names, limit=packing.HITS, filter=params.filter, skip_session=params.session_id,
+            min_score=packing.LEAST_SCORE,
+        )  # fmt: skip
+
+        def fill(db: apsw.Connection) -> packing.Packed:
+            live = self._live(db, actor, (), params.session_id)
+            return packing.pack(db, list(zip(found.rowids, found.hits, strict=True)), params.max_tokens, live)
+
+        packed = await self._journal.store.read(fill)
         if not packed.hits:
             return wire.MemoryContextResult(text="", items=(), tokens=0)
         text = marked(f"From memory, which may be out of date:\n{packed.text}")
@@ -269,7 +281,8 @@ class Memory:
         """How many of a session's newest messages its agent has before it anyway."""
         session = session_rows.find(db, session_id)
         unit = None if session is None else self._runs.supervisor.units.get(AgentName(session.agent))
-        return 200 if unit is None else unit.spec.history_messages
+        # With the message that it is to answer.
+        return 200 if unit is None else unit.spec.history_messages + 1
 
     async def list(self, actor: Actor, params: wire.MemoryListParams) -> wire.MemoryPage:
         before = cursor_number(params.cursor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from witsd.journal.journal import Tx
-from witsd.services.memory import records, store
+from witsd.services.memory import contradictions, records, store
 from witsd.services.memory.recall import without_recalled
 from witsd.services.memory.records import TRUST
 from witsd.values.ids import Ids
@@ -20,7 +20,7 @@ def record(tx: Tx, agent: str, message: Message, ids: Ids) -> None:
         return
     by_agent = message.role != "user" or message.author.startswith("agent:")
     author = f"agent:{agent}" if message.role == "assistant" else message.author
-    store.add(
+    rowid, _ = store.add(
         tx,
         store.New(
             memory_id=ids.new("mem"),
@@ -37,3 +37,5 @@ def record(tx: Tx, agent: str, message: Message, ids: Ids) -> None:
             dedupe=False,
         ),
     )
+    if not by_agent:
+        contradictions.settle(tx, rowid, text, ids)

@@ -1,9 +1,10 @@
 """The built-in answerer: deterministic rules, and honest that they are no language model.
 
 ``reply`` is a pure function of the conversation, the tools and the time. It answers what rules can:
-greetings, what it can do, date and time, arithmetic, what was said in this conversation, what witsd's
-own words mean, a summary made of a text's own sentences, and it calls tools that the words ask for.
-Everything else it says it cannot, and how to connect a model. Usage counts words as tokens.
+greetings, what it can do, date and time, arithmetic, what was said in this conversation or recalled from
+memory (then with its source), what witsd's own words mean, a summary made of a text's own sentences,
+and it calls tools that the words ask for. Everything else it says it cannot, and how to connect a model.
+Usage counts words as tokens.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from datetime import UTC, datetime
 import attrs
 import trio
 
+from witsd.services.memory.statements import attribute, facts, refers_back, statements, subject_of
 from witsd.services.models.arithmetic import ArithmeticFault, evaluate, find_expression, shown
-from witsd.services.models.offline_text import attribute, facts, fenced, recall, summary, words
+from witsd.services.models.offline_memory import Memory, fitting, has_memory, recalled, remembered
+from witsd.services.models.offline_text import fenced, recall, summary, words
 from witsd.services.models.offline_tools import asked_tool, tool_answer
 from witsd.services.models.offline_words import COMMANDS, CONCEPTS, CONNECT, HONEST
 from witsd.services.models.provider import OnDelta
@@ -94,6 +97,10 @@ _SUMMARISE = re.compile(
     r"(?:\s+(?:this|that|it|the|of|following|text|message|for|me|above|below|article|file|attached|attachment)\b)*\s*[:,.?!-]*\s*(.*)$"
 )
 _TELLS = re.compile(r"(?i)\bmy\b.+\b(?:is|are)\b|\b(?:i am called|i'm called|call me|i live|i work)\b")
+_ASKS = re.compile(
+    r"(?i)\?\W*$|^\W*(?:wh(?:at|en|ere|ich|o|om|ose|y)|how|is|are|was|were|do|does|did|can|could|has|have|tell me"
+    r"|find)\b"
+)
 _REMEMBER = re.compile(r"(?i)^\W*(?:please\s+)?(?:remember|note|keep in mind)\b")
 
 
@@ -118,7 +125,7 @@ def reply(messages: Sequence[ChatMessage], tools: Sequence[ToolDefinition], now:
     expression = find_expression(text)
     if expression is not None:
         return _say(_calculated(expression))
-    return _say(_known(brief, said, tools) or used or _unknown(brief, said))
+    return _say(_known(brief, said, tools) or used or _unknown(brief, said, messages))
 
 
 def _conversation(text: str, said: list[str], messages: Sequence[ChatMessage]) -> str | None:
@@ -129,7 +136,7 @@ def _conversation(text: str, said: list[str], messages: Sequence[ChatMessage]) -
     wanted = _SUMMARISE.search(text)
     if wanted is not None:
         return _summarised(text[: wanted.start()], wanted.group(1), text, messages[:-1])
-    personal = _personal(brief, said)
+    personal = _personal(brief, said, recalled(messages))
     if personal is not None:
         return personal
     if _COUNT.search(brief):
@@ -149,8 +156,8 @@ def _conversation(text: str, said: list[str], messages: Sequence[ChatMessage]) -
     return None
 
 
-def _personal(text: str, said: list[str]) -> str | None:
-    """What the asker told about themselves, where that is asked for."""
+def _personal(text: str, said: list[str], memories: Sequence[Memory]) -> str | None:
+    """What the asker told about themselves, here or as it was recalled, where that is asked for."""
     place, asked = _ASK_PLACE.search(text), _ASK_FACT.search(text)
     if place is not None:
         key = place.group(1).lower()
@@ -161,17 +168,29 @@ def _personal(text: str, said: list[str]) -> str | None:
     everything = _ASK_ALL.search(text)
     if not everything and (not key or re.fullmatch(rf"(?:first|last|previous) {_MESSAGE}", key)):
         return None
-    known = facts(said)
+    known, before = facts(said), remembered(memories)
     if everything:
-        if not known:
-            return "You have told me nothing about yourself in this conversation yet."
-        return "You told me: " + "; ".join(_yours(name, value) for name, value in known.items()) + "."
+        return _all_known(known, before)
     for form in (key, f"{key}s", key.removesuffix("s")):
+        value, memory = before.get(form, ("", None))
         if form in known:
-            told = _yours(form, known[form])
-            return f"{told[0].upper()}{told[1:]}."
+            told = f"{_sentence(form, known[form])}."
+            if memory is not None and value.casefold() != known[form].casefold():
+                told += f" That is what you said here. {memory.quoted}"
+            return told
+        if memory is not None:
+            return f"{_sentence(form, value)}. {memory.quoted}"
     missing = f"where you {key}" if key in ("live", "work") else f"your {key}"
     return f"You have not told me {missing} in this conversation."
+
+
+def _all_known(known: dict[str, str], before: dict[str, tuple[str, Memory]]) -> str:
+    parts = []
+    if known:
+        parts.append("You told me: " + "; ".join(_yours(name, value) for name, value in known.items()) + ".")
+    sources = dict.fromkeys(memory for name, (_, memory) in before.items() if name not in known)
+    parts += [memory.quoted for memory in sources]
+    return "\n".join(parts) or "You have told me nothing about yourself in this conversation yet."
 
 
 def _known(text: str, said: list[str], tools: Sequence[ToolDefinition]) -> str | None:
@@ -199,17 +218,25 @@ def _known(text: str, said: list[str], tools: Sequence[ToolDefinition]) -> str |
     return None
 
 
-def _unknown(text: str, said: list[str]) -> str:
-    quoted = recall(text, said[:-1])
+def _unknown(text: str, said: list[str], messages: Sequence[ChatMessage]) -> str:
+    remembers = has_memory(messages)
+    subject = subject_of(said[-2]) if len(said) > 1 and refers_back(text) else ""
+    told = statements(text, subject) if not text.endswith("?") and (subject or _TELLS.search(text)) else []
+    quoted = None if told else recall(text, said[:-1])
     if quoted is not None:
         return f"In this conversation it was said: “{quoted}”"
-    if _TELLS.search(text) and not text.endswith("?"):
-        told = facts([text])
-        if told:
-            noted = " and ".join(_yours(key, value) for key, value in told.items())
-            return f"Noted: {noted}. I can tell you that again in this conversation."
+    if told:
+        noted = " and ".join(_yours(one.about, one.value) for one in told)
+        if remembers:
+            return f"Noted: {noted}. I remember it: ask me in any conversation."
+        return f"Noted: {noted}. I can tell you that again in this conversation."
     if _REMEMBER.match(text):
+        if remembers:
+            return "Noted, and remembered: ask about it in any conversation and I quote it."
         return "Noted. Ask about it and I quote it, in this conversation only: I keep nothing beyond it."
+    memory = fitting(text, recalled(messages)) if _ASKS.search(text) else None
+    if memory is not None:
+        return f"{memory.quoted}\n(That is what I find in memory, by its words; I am no language model.)"
     return f"I cannot answer that: {HONEST}. {CONNECT}"
 
 
@@ -217,7 +244,8 @@ def _abilities(tools: Sequence[ToolDefinition]) -> str:
     lines = [
         f"{HONEST}. Without a model I can:",
         "- tell the date and time, and calculate exactly (“what is 12% of 80?”)",
-        "- answer from this conversation (“my name is Ada”, later “what is my name?”) and repeat it",
+        "- answer from this conversation (“my name is Ada”, later “what is my name?”) and repeat it, and quote what"
+        " you told me in others",
         "- summarise a text you paste or attach, with its own sentences (“summarise: …”)",
         "- explain witsd's own words: agent, run, session, event, journal, model, tool …",
     ]
@@ -266,6 +294,11 @@ def _recap(text: str, before: Sequence[ChatMessage]) -> str:
         else f"We have exchanged {len(turns)} messages:"
     )
     return "\n".join([head, *lines])
+
+
+def _sentence(key: str, value: str) -> str:
+    told = _yours(key, value)
+    return f"{told[0].upper()}{told[1:]}"
 
 
 def _yours(key: str, value: str) -> str:

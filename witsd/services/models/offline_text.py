@@ -1,4 +1,4 @@
-"""What can be found in text by rules alone: sentences, a summary, what someone said of themselves.
+"""What can be found in text by rules alone: sentences, a summary, what was said before.
 
 Pure and deterministic; the rules are for English.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n{2,}|\n(?=\s*(?:[-*#>]|\d+[.)]))")
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
@@ -24,15 +24,6 @@ STOP_WORDS = frozenset(
     """.split()  # noqa: SIM905 - a list of one word a line would hide the code
 )
 _FENCE = re.compile(r"(?ms)^(`{3,}|~{3,})[^\n]*\n(.*?)^\1\s*$")
-
-#: ``my name is Ada``; the value ends with the clause.
-_FACT = re.compile(
-    r"(?i)\bmy\s+([a-z][a-z' -]{0,40}?)\s+(?:is|are|was)\s+(?:called\s+)?(.{1,200}?)"
-    r"(?=\s*(?:,?\s*(?:and|but)\s+(?:my|i)\b|[;\n]|[.!?](?:\s|$)|$))"
-)
-_CALLED = re.compile(r"(?i)\b(?:i am called|i'm called|call me|they call me)\s+([^\s,.;!?][^,.;!?\n]{0,80})")
-_LIVE = re.compile(r"(?i)\bi\s+(live|work)\s+((?:in|at|for|as)\s+[^,.;!?\n]{1,80}?)(?=\s+and\b|[,.;!?\n]|$)")
-_SPELLING = {"favorite": "favourite", "color": "colour", "colors": "colours", "favorites": "favourites"}
 
 
 def words(text: str) -> list[str]:
@@ -78,27 +69,6 @@ def summary(text: str, count: int | None = None) -> list[str]:
         scores.append((-(score * (4 / 3) if index == 0 else score), index))
     chosen = sorted(index for _, index in sorted(scores)[:count])
     return [found[index] for index in chosen]
-
-
-def attribute(text: str) -> str:
-    """One spelling for what is asked and what was told."""
-    return " ".join(_SPELLING.get(word, word) for word in words(text))
-
-
-def facts(texts: Iterable[str]) -> dict[str, str]:
-    """What people said of themselves: ``{"name": "Ada", "favourite colour": "blue"}``; the latest counts."""
-    known: dict[str, str] = {}
-    for text in texts:
-        for clause in re.split(r"(?<=[.!?])\s+|\n", text[:20_000]):
-            if clause.rstrip().endswith("?"):
-                continue
-            for match in _FACT.finditer(clause):
-                known[attribute(match.group(1))] = match.group(2).strip(" ,\"'“”")
-            for match in _CALLED.finditer(clause):
-                known["name"] = match.group(1).strip(" \"'“”")
-            for match in _LIVE.finditer(clause):
-                known[match.group(1).lower()] = match.group(2).strip()
-    return known
 
 
 def recall(question: str, said: Sequence[str]) -> str | None:

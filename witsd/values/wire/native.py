@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -17,13 +17,18 @@ from witsd.values.wire.system import PROTOCOL_VERSION, ClientInfo
 
 @attrs.frozen(kw_only=True)
 class AgentIdentity:
-    """Who the agent is to the daemon; ``options`` is ``[options]`` of its definition."""
+    """Who the agent is to the daemon; ``options`` is ``[options]`` of its definition.
+
+    ``memory`` and ``history_messages`` are the definition's, too: what a session's settings do not change.
+    """
 
     name: str
     kind: str
     description: str
     options: dict[str, Any]
     stream: bool
+    memory: Literal["on", "off"] = "on"
+    history_messages: int = 200
 
 
 @attrs.frozen(kw_only=True)
