@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import attrs
 
@@ -56,7 +57,7 @@ def indexed(
     """
     own = " ".join(filter(None, (speaker, "" if time_us is None else date_words(time_us), text)))
     near = (*before[-NEIGHBOURS:], *after[:NEIGHBOURS])
-    return Indexed(text=" ".join((fold(own), *marks_of(pieces(text)))), around=fold("\n".join(near)))
+    return Indexed(text=" ".join((fold(own), *marks_of(pieces(text)))), around="\n".join(map(_fold_near, near)))
 
 
 def match(query: str, *, related: bool = True) -> str | None:
@@ -108,6 +109,10 @@ def fold(text: str) -> str:
         text = _SYMBOL.sub(_name, MARKS.sub(" ", text))
         text = _RUN.sub(_pairs, text)
     return _LATIN.sub(_base, text.lower())
+
+
+#: A turn stands around four others, one after the other.
+_fold_near = lru_cache(maxsize=256)(fold)
 
 
 def _base(found: re.Match[str]) -> str:
