@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
 from tests.integration.test_memory import add, embedded, found, refused
 from tests.support.agents import begin, define, play, wait
-from tests.support.daemon import Daemon
+from tests.support.daemon import PATIENCE_S, Daemon
 from tests.support.gate import gate
 from tests.support.wire import Wire, wire
 
@@ -184,7 +185,10 @@ def test_what_a_prompt_should_carry(daemon: Daemon) -> None:
         assert packed["text"].count("spare key") == 1, "no text twice"
         assert "Bob: Under the flower pot." in packed["text"], "an answer comes along with its question"
         used = c.call("memory/search", query="spare key", mode="keyword", limit=1)["items"][0]["memory_id"]
-        assert c.call("memory/get", memory_id=used)["uses"] >= 1
+        deadline = time.monotonic() + PATIENCE_S
+        while c.call("memory/get", memory_id=used)["uses"] == 0:  # counted without keeping the caller waiting
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         nothing = c.call("memory/context", query="", max_tokens=100)
         assert nothing == {"text": "", "items": [], "tokens": 0}
 
