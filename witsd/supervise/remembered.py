@@ -25,6 +25,11 @@ class Remembered:
     #: The last definition that was good; None where this version cannot read it any more.
     spec: AgentSpec | None
 
+    @property
+    def foreign(self) -> bool:
+        """Its process was watched, and nobody's here to end."""
+        return self.spec is not None and self.spec.kind == "external"
+
 
 def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remembered]:
     """The agents table as the last daemon left it, its times brought to this daemon's clock."""
