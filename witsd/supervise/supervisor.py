@@ -381,9 +381,14 @@ class Supervisor:
             unit.release()
 
     async def _live(self, unit: Unit) -> Lease:
+        await self._up(unit)
+        assert unit.link is not None  # a native agent is active once it has answered
+        return Lease(unit, unit.link, unit.generation, unit.holds)
+
+    async def _up(self, unit: Unit) -> None:
         if unit.spec.start == "on_demand" and unit.life.state in ("inactive", "stopping"):
             await unit.ask(Start(by_hand=False))
-        while unit.life.state != "active" or unit.link is None:
+        while unit.life.state != "active" or (unit.link is None and not unit.spec.run_per_request):
             match unit.life.state:
                 case "failed":
                     raise AgentFailed(
@@ -393,15 +398,15 @@ class Supervisor:
                 case "inactive":
                     raise InvalidState(f"{unit.name} is stopped: witsd agent start {unit.name}", state="inactive")
             await unit.wait_change()
-        return Lease(unit, unit.link, unit.generation, unit.holds)
 
     @asynccontextmanager
     async def open_run_process(self, unit: Unit, asked_from: str) -> AsyncIterator[Tree]:
-        """A fresh process of a ``run_per_request`` agent, ended with the block. Raises ``SpawnError``.
+        """A fresh process of a ``run_per_request`` agent, once what it requires is up; ended with the block.
 
-        It starts in its definition's folder, where relative paths in its command lead somewhere;
-        ``asked_from``, the folder of whoever asks, is in ``WITSD_INPUT_CWD``.
+        Raises ``SpawnError``, and what ``lease`` raises. It starts in its definition's folder, where relative paths in
+        its command lead somewhere; ``asked_from``, the folder of whoever asks, is in ``WITSD_INPUT_CWD``.
         """
+        await self._up(unit)
         more = {"WITSD_INPUT_CWD": asked_from}
         async with open_tree(unit.spec, self.shared, more_env=more, grace_s=unit.spec.stop.grace_s) as tree:
             unit.run_processes[tree.process.pid] = tree.process

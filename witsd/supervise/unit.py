@@ -195,6 +195,8 @@ class Unit:
                             handled.set()
         finally:
             self._over.set()
+            if order.is_up(self):  # whoever waits for it is not to wait for ever
+                self.life = Lifecycle(reason="was removed")
             self._changed.set()
             for _, handled in self._inbox:  # told in the moment it was removed
                 if handled is not None:
