@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from pathlib import Path
 
 from witsd.supervise.identity import marked
@@ -24,3 +25,13 @@ def wait_gone(pid: int, timeout_s: float = 60.0) -> bool:
         return bool(select.select([pidfd], [], [], timeout_s)[0])
     finally:
         os.close(pidfd)
+
+
+def wait_for(home: Path, count: int, timeout_s: float = 60.0) -> list[int]:
+    """Wait until exactly so many are ``of_daemon``: their pids; empty when that was not to be had in time."""
+    give_up = time.monotonic() + timeout_s
+    while len(found := of_daemon(home)) != count:
+        if time.monotonic() > give_up:
+            return []
+        time.sleep(0.01)
+    return found

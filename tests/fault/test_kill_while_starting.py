@@ -1,0 +1,158 @@
+"""SIGKILL before each line that runs between the decision to start a process and the commit of who it is.
+
+Whatever that leaves is gone before the next daemon starts anything: N processes, never 2N, and none that nobody knows.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import PATIENCE_S, Daemon
+from tests.support.processes import of_daemon, wait_for
+from tests.support.wire import wire
+from witsd.supervise.identity import start_time
+
+AGENTS = ("a", "b", "c")
+#: Its whole tree, with one that detached itself and ignores SIGTERM, holds a lock as long as any of it is there.
+TREE = r"""
+import fcntl, os, signal, sys, time
+folder, name = sys.argv[1:]
+what = sys.stdin.readline() if name == "each" else ""
+lock = os.open(f"{folder}/{name}.lock", os.O_RDWR | os.O_CREAT)
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    os.write(os.open(f"{folder}/doubled", os.O_WRONLY | os.O_CREAT | os.O_APPEND), f"{name} {what}\n".encode())
+    sys.exit(1)
+os.write(os.open(f"{folder}/begun", os.O_WRONLY | os.O_CREAT | os.O_APPEND), f"{name} {what}\n".encode())
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.fork() == 0:
+        for fd in (0, 1, 2): os.close(fd)
+        os.write(writing, b"x")
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+os.read(reading, 1)
+if name != "each" or what == "wait\n": time.sleep(1000)
+"""
+#: More than there are lines.
+QUEUED = 150
+Left = set[tuple[int, int | None]]
+
+
+@contextmanager
+def daemons(daemon: Daemon, count: int, kind: str, text: str) -> Iterator[Callable[[str], list[str]]]:
+    """``ask(point)`` runs a daemon until it is killed there; see ``tests/support/hurt_daemon.py``."""
+    with (
+        daemon.log_path.open("ab") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.hurt_daemon", "points", str(count), kind, text],
+            env=daemon.env,
+            cwd=daemon.user_home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=out,
+            bufsize=0,
+        ) as server,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def ask(point: str) -> list[str]:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            server.stdin.write(f"{point}\n".encode())
+            return server.stdout.readline().decode().split()
+
+        try:
+            yield ask
+        finally:
+            server.stdin.close()
+            server.wait(PATIENCE_S)
+
+
+def left_by(daemon: Daemon) -> Left:
+    return {(pid, start_time(pid)) for pid in of_daemon(daemon.home)}
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def define(daemon: Daemon, name: str, **more: Any) -> None:
+    command = ["python", "-I", "-S", "-c", TREE, str(daemon.home), name]
+    daemon.call("agents/define", spec={"name": name, "kind": "exec", "command": command, **more})
+
+
+def kill_at_each_line(daemon: Daemon, ask: Callable[[str], list[str]], within: tuple[str, ...]) -> list[str]:
+    """One daemon for each line of those files that runs; returns the lines before which one was killed."""
+    counts = Counter(point for point in ask("") if point.startswith(within))
+    assert len(counts) > 50, counts
+    # A line that runs for each of the agents is met at the first of them, at the second, at the third, in turn.
+    points = [f"{point} {1 + n % min(times, len(AGENTS))}" for n, (point, times) in enumerate(counts.items())]
+    killed = []
+    before = left_by(daemon)
+    for point in points:
+        said = ask(point)
+        assert said in (["killed"], []), f"{point}: {said}"
+        killed += [point] if said else []  # threads differ: not every line runs as often each time
+        now = left_by(daemon)
+        assert not now & before, f"killed at {point}, it had left running what the daemon before it had started"
+        assert len(now) <= 4 * len(AGENTS), f"killed at {point}, it left {len(now)} processes"
+        before = now
+    assert lines_of(daemon.home / "doubled") == []
+    assert len(killed) > 0.7 * len(points), f"{len(killed)} of {len(points)} lines were met"
+    return killed
+
+
+@pytest.mark.slow
+def test_killed_at_every_line_between_fork_and_commit(daemon: Daemon) -> None:
+    daemon.start()
+    for name in AGENTS:
+        define(daemon, name)
+    assert daemon.stop() == 0
+    with daemons(daemon, len(AGENTS), "agent.state", '"active"') as ask:
+        killed = kill_at_each_line(daemon, ask, ("witsd/supervise/", "witsd/journal/"))
+    for part in ("supervise/process.py", "journal/journal.py"):
+        assert any(part in point for point in killed)
+    daemon.start()
+    assert wait_for(daemon.home, 2 * len(AGENTS)), "each agent, and what detached itself of each"
+    assert lines_of(daemon.home / "doubled") == []
+    assert daemon.stop() == 0
+    assert of_daemon(daemon.home) == []
+
+
+@pytest.mark.slow
+def test_killed_at_every_line_of_a_run_in_a_process_of_its_own(daemon: Daemon) -> None:
+    daemon.start()
+    define(daemon, "each", run_per_request=True, limits={"concurrency": 1})
+    with wire(daemon.socket) as c:
+        c.call("runs/start", agent="each", input="wait\n")
+        queued = [c.call("runs/start", agent="each", input=f"{n}\n")["run_id"] for n in range(QUEUED)]
+    daemon.kill()
+    with daemons(daemon, 1, "run.completed", "") as ask:
+        killed = kill_at_each_line(
+            daemon, ask, ("witsd/services/", "witsd/supervise/process.py", "witsd/supervise/supervisor.py")
+        )
+    assert any("execution.py" in point for point in killed)
+    daemon.start()
+    with wire(daemon.socket) as c:
+        runs = [c.call("runs/wait", run_id=run_id, timeout_s=PATIENCE_S) for run_id in queued]
+    assert {run["status"] for run in runs} == {"interrupted", "completed"}
+    begun = lines_of(daemon.home / "begun")
+    assert len(begun) == len({*begun}), "none was executed twice"
+    completed = {f"each {run['input']['text']}".strip() for run in runs if run["status"] == "completed"}
+    assert completed <= {*begun}
+    assert lines_of(daemon.home / "doubled") == []
+    assert of_daemon(daemon.home) == []
