@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from witsd import daemon
+from witsd import daemon, wiring
 from witsd.journal.event import Event
 from witsd.journal.hub import Hub
 from witsd.supervise import containment
@@ -42,6 +42,7 @@ WATCHED = frozenset(
         "supervise/living.py",
         "supervise/process.py",
         "supervise/supervisor.py",
+        "supervise/tree.py",
         "supervise/unit.py",
     )
 )
@@ -138,7 +139,7 @@ def clock(offset: Path) -> None:
 
 def plain() -> None:
     find = containment.find
-    daemon.find = lambda mark: find(mark, allowed=())  # type: ignore[attr-defined]
+    wiring.find = lambda mark: find(mark, allowed=())  # type: ignore[attr-defined]
 
 
 def main(mode: str, *arguments: str) -> int:
