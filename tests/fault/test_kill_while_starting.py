@@ -21,35 +21,19 @@ from tests.support.wire import wire
 from witsd.supervise.identity import start_time
 
 AGENTS = ("a", "b", "c")
-#: Its whole tree, with one that detached itself and ignores SIGTERM, holds a lock as long as any of it is there.
-TREE = r"""
-import fcntl, os, signal, sys, time
-folder, name = sys.argv[1:]
-what = sys.stdin.readline().strip() if name == "each" else ""
-lock = os.open(f"{folder}/{name}.lock", os.O_RDWR | os.O_CREAT)
-try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except BlockingIOError:
-    os.write(os.open(f"{folder}/doubled", os.O_WRONLY | os.O_CREAT | os.O_APPEND), f"{name} {what}\n".encode())
-    sys.exit(1)
-os.write(os.open(f"{folder}/begun", os.O_WRONLY | os.O_CREAT | os.O_APPEND), f"{name} {what}\n".encode())
-reading, writing = os.pipe()
-if os.fork() == 0:
-    os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if os.fork() == 0:
-        for fd in (0, 1, 2): os.close(fd)
-        os.write(writing, b"x")
-        time.sleep(1000)
-    os._exit(0)
-os.wait()
-os.read(reading, 1)
-if name != "each" or what == "wait": time.sleep(1000)
+#: Its whole tree, with one that left its group and ignores SIGTERM, holds a lock as long as any of it is there. Written
+#: in shell because that is there within the milliseconds until it is killed.
+TREE = """
+cd "$0"
+if [ "$1" = each ]; then read -r what; fi
+exec 9>"$1.lock"
+flock -n 9 || { echo "$1 $what" >>doubled; exit 1; }
+echo "$1 $what" >>begun
+setsid sh -c 'trap "" TERM; exec sleep 1000' <&- >&- 2>&- &
+if [ "$1" != each ] || [ "$what" = wait ]; then exec sleep 1000; fi
 """
 #: Runs waiting: more than there are lines, each of which uses up one at most.
 QUEUED = 400
-#: Where a process of a run's own comes to be.
-SPAWNING = ("supervise/process.py", "supervise/tree.py", "supervise/supervisor.py")
 Left = set[tuple[int, int | None]]
 
 
@@ -93,13 +77,15 @@ def lines_of(file: Path) -> list[str]:
 
 
 def define(daemon: Daemon, name: str, **more: Any) -> None:
-    command = ["python", "-I", "-S", "-c", TREE, str(daemon.home), name]
+    command = ["sh", "-c", TREE, str(daemon.home), name]
     daemon.call("agents/define", spec={"name": name, "kind": "exec", "command": command, **more})
 
 
 def kill_at_each_line(daemon: Daemon, ask: Callable[[str], list[str]], within: tuple[str, ...]) -> list[str]:
-    """One daemon for each line of those files that runs; returns the lines before which one was killed."""
-    counts = Counter(point for point in ask("") if point.startswith(within))
+    """One daemon for each line of those files that runs from the first fork on; the lines before which one was killed."""
+    ran = ask("")
+    first = next(n for n, point in enumerate(ran) if point.startswith("witsd/supervise/process.py"))
+    counts = Counter(point for point in ran[first:] if point.startswith(within))
     assert len(counts) > 50, counts
     # A line that runs for each of the agents is met at the first of them, at the second, at the third, in turn.
     points = [f"{point} {1 + n % min(times, len(AGENTS))}" for n, (point, times) in enumerate(counts.items())]
@@ -126,7 +112,7 @@ def test_killed_at_every_line_between_fork_and_commit(daemon: Daemon) -> None:
         define(daemon, name)
     assert daemon.stop() == 0
     with daemons(daemon, len(AGENTS), "agent.state", '"active"') as ask:
-        killed = kill_at_each_line(daemon, ask, ("witsd/supervise/", "witsd/journal/"))
+        killed = kill_at_each_line(daemon, ask, ("witsd/supervise/process.py", "witsd/supervise/living.py", "witsd/journal/"))
     for part in ("supervise/process.py", "journal/journal.py"):
         assert any(part in point for point in killed)
     daemon.start()
@@ -146,7 +132,7 @@ def test_killed_at_every_line_of_a_run_in_a_process_of_its_own(daemon: Daemon) -
     daemon.kill()
     with daemons(daemon, 1, "run.completed", "") as ask:
         killed = kill_at_each_line(
-            daemon, ask, tuple(f"witsd/{part}" for part in ("services/", *SPAWNING))
+            daemon, ask, ("witsd/supervise/process.py", "witsd/supervise/tree.py", "witsd/services/")
         )
     assert any("execution.py" in point for point in killed)
     daemon.start()
