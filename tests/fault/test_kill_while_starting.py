@@ -1,4 +1,4 @@
-"""SIGKILL before each line that runs between the decision to start a process and the commit of who it is.
+"""SIGKILL before the lines that run between the decision to start a process and the commit of who it is.
 
 Whatever that leaves is gone before the next daemon starts anything: N processes, never 2N, and none that nobody knows.
 """
@@ -32,18 +32,20 @@ echo "$1 $what" >>begun
 setsid sh -c 'trap "" TERM; exec sleep 1000' <&- >&- 2>&- &
 if [ "$1" != each ] || [ "$what" = wait ]; then exec sleep 1000; fi
 """
-#: Runs waiting: more than there are lines, each of which uses up one at most.
-QUEUED = 400
+#: Kills in one test. There are more lines than that: every second or third of them is tried then.
+AT_MOST = 60
+#: Runs waiting: more than there are kills, each of which uses up one at most.
+QUEUED = 100
 Left = set[tuple[int, int | None]]
 
 
 @contextmanager
-def daemons(daemon: Daemon, count: int, kind: str, text: str) -> Iterator[Callable[[str], list[str]]]:
+def daemons(daemon: Daemon, count: int, types: str, text: str) -> Iterator[Callable[[str], list[str]]]:
     """``ask(point)`` runs a daemon until it is killed there; see ``tests/support/hurt_daemon.py``."""
     with (
         daemon.log_path.open("ab") as out,
         subprocess.Popen(
-            [sys.executable, "-m", "tests.support.hurt_daemon", "points", str(count), kind, text],
+            [sys.executable, "-m", "tests.support.hurt_daemon", "points", str(count), types, text],
             env=daemon.env,
             cwd=daemon.user_home,
             stdin=subprocess.PIPE,
@@ -81,15 +83,15 @@ def define(daemon: Daemon, name: str, **more: Any) -> None:
     daemon.call("agents/define", spec={"name": name, "kind": "exec", "command": command, **more})
 
 
-def kill_at_each_line(daemon: Daemon, ask: Callable[[str], list[str]], within: tuple[str, ...]) -> list[str]:
-    """One daemon for each line of those files that runs from the first fork on; the lines before which one was killed."""
+def kill_at_each_step(daemon: Daemon, ask: Callable[[str], list[str]], within: tuple[str, ...]) -> list[str]:
+    """A daemon for each of the lines of those files that run from the first fork on; where one was killed."""
     ran = ask("")
     first = next(n for n, point in enumerate(ran) if point.startswith("witsd/supervise/process.py"))
     counts = Counter(point for point in ran[first:] if point.startswith(within))
     assert len(counts) > 50, counts
     # A line that runs for each of the agents is met at the first of them, at the second, at the third, in turn.
     points = [f"{point} {1 + n % min(times, len(AGENTS))}" for n, (point, times) in enumerate(counts.items())]
-    assert len(points) < QUEUED
+    points = points[:: 1 + len(points) // AT_MOST]
     killed = []
     before = left_by(daemon)
     for point in points:
@@ -99,20 +101,21 @@ def kill_at_each_line(daemon: Daemon, ask: Callable[[str], list[str]], within: t
         now = left_by(daemon)
         assert not now & before, f"killed at {point}, it had left running what the daemon before it had started"
         assert len(now) <= 4 * len(AGENTS), f"killed at {point}, it left {len(now)} processes"
+        assert lines_of(daemon.home / "doubled") == [], f"killed at {point}"
         before = now
-    assert lines_of(daemon.home / "doubled") == []
     assert len(killed) > 0.7 * len(points), f"{len(killed)} of {len(points)} lines were met"
     return killed
 
 
 @pytest.mark.slow
-def test_killed_at_every_line_between_fork_and_commit(daemon: Daemon) -> None:
+def test_killed_at_every_step_between_fork_and_commit(daemon: Daemon) -> None:
     daemon.start()
     for name in AGENTS:
         define(daemon, name)
     assert daemon.stop() == 0
     with daemons(daemon, len(AGENTS), "agent.state", '"active"') as ask:
-        killed = kill_at_each_line(daemon, ask, ("witsd/supervise/process.py", "witsd/supervise/living.py", "witsd/journal/"))
+        within = ("witsd/supervise/process.py", "witsd/supervise/living.py", "witsd/journal/")
+        killed = kill_at_each_step(daemon, ask, within)
     for part in ("supervise/process.py", "journal/journal.py"):
         assert any(part in point for point in killed)
     daemon.start()
@@ -123,15 +126,15 @@ def test_killed_at_every_line_between_fork_and_commit(daemon: Daemon) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_every_line_of_a_run_in_a_process_of_its_own(daemon: Daemon) -> None:
+def test_killed_at_every_step_of_a_run_in_a_process_of_its_own(daemon: Daemon) -> None:
     daemon.start()
     define(daemon, "each", run_per_request=True, limits={"concurrency": 1})
     with wire(daemon.socket) as c:
         c.call("runs/start", agent="each", input="wait\n")
         queued = [c.call("runs/start", agent="each", input=f"{n}\n")["run_id"] for n in range(QUEUED)]
     daemon.kill()
-    with daemons(daemon, 1, "run.completed", "") as ask:
-        killed = kill_at_each_line(
+    with daemons(daemon, 1, "run.completed,run.failed", "") as ask:
+        killed = kill_at_each_step(
             daemon, ask, ("witsd/supervise/process.py", "witsd/supervise/tree.py", "witsd/services/")
         )
     assert any("execution.py" in point for point in killed)

@@ -1,13 +1,14 @@
 """The daemon, hurt from inside. The product knows nothing of it: what it needs is wrapped before it runs.
 
-    python -m tests.support.hurt_daemon points COUNT TYPE TEXT
-        For each line on standard input a daemon that runs until COUNT events of TYPE that hold TEXT are committed, and
-        is then killed. The line is empty, or FILE:LINE NTH: killed there instead, before that line runs the NTH time.
-        Answers with the lines that have run, from the start of its agents on, as FILE:LINE each, or with ``killed``.
-    python -m tests.support.hurt_daemon clock FILE
-        Its wall clock is off by the seconds that FILE holds.
-    python -m tests.support.hurt_daemon plain
-        Its agents are held by their process groups, whatever else there is.
+python -m tests.support.hurt_daemon points COUNT TYPES TEXT
+    For each line on standard input a daemon that runs until COUNT events of one of TYPES (comma between them) that
+    hold TEXT are committed, and is then killed. The line is empty, or FILE:LINE NTH: killed there instead, before
+    that line runs the NTH time. Answers with the lines that have run, from the start of its agents on, as
+    FILE:LINE each, or with ``killed``.
+python -m tests.support.hurt_daemon clock FILE
+    Its wall clock is off by the seconds that FILE holds.
+python -m tests.support.hurt_daemon plain
+    Its agents are held by their process groups, whatever else there is.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from witsd import daemon, wiring
 from witsd.journal.event import Event
 from witsd.journal.hub import Hub
 from witsd.supervise import containment
+from witsd.supervise.containment import Containment
 from witsd.supervise.supervisor import Supervisor
 from witsd.values.clock import SystemClock
 
@@ -72,25 +74,25 @@ def trace(at: Callable[[str], None]) -> None:
         sys.settrace(call)  # the loop
         begin(supervisor)
 
-    Supervisor.begin = armed_begin  # type: ignore[method-assign]
+    Supervisor.begin = armed_begin  # type: ignore[method-assign, assignment]
     threading.settrace(call)  # all others, which begin later
 
 
-def die_after(count: int, kind: str, text: bytes) -> None:
+def die_after(count: int, types: str, text: bytes) -> None:
     """Kill it when so many events are committed."""
     publish = Hub.publish
 
     def counted(hub: Hub, events: Sequence[Event]) -> None:
         nonlocal count
         publish(hub, events)
-        count -= sum(1 for event in events if event.type == kind and text in event.data)
+        count -= sum(1 for event in events if event.type in types.split(",") and text in event.data)
         if count <= 0:
             die()
 
-    Hub.publish = counted  # type: ignore[method-assign]
+    Hub.publish = counted  # type: ignore[method-assign, assignment]
 
 
-def points(count: int, kind: str, text: str) -> None:
+def points(count: int, types: str, text: str) -> None:
     """Fork a daemon for each line of standard input: all that is imported is imported once."""
     for asked in sys.stdin:
         point, _, nth = asked.strip().partition(" ")
@@ -101,7 +103,7 @@ def points(count: int, kind: str, text: str) -> None:
             os.dup2(2, 1)  # what it says to people is no answer
             try:
                 _one(point, int(nth or 0), writing)
-                die_after(count, kind, text.encode())
+                die_after(count, types, text.encode())
                 daemon.main([])
             finally:
                 os._exit(70)  # it is to be killed, and has ended
@@ -122,8 +124,10 @@ def _one(point: str, nth: int, out: int) -> None:
         elif here == point:
             seen[here] += 1
             if seen[here] == nth:
-                os.write(out, b"killed")
-                die()
+                try:
+                    os.write(out, b"killed")
+                finally:
+                    die()
 
     trace(at)
 
@@ -134,18 +138,20 @@ def clock(offset: Path) -> None:
     def wall_us(it: SystemClock) -> int:
         return right(it) + int(float(offset.read_text()) * 1e6)
 
-    SystemClock.wall_us = wall_us  # type: ignore[method-assign]
+    SystemClock.wall_us = wall_us  # type: ignore[method-assign, assignment]
 
 
 def plain() -> None:
-    find = containment.find
-    wiring.find = lambda mark: find(mark, allowed=())  # type: ignore[attr-defined]
+    def find(mark: str) -> Containment:
+        return containment.find(mark, allowed=())
+
+    wiring.find = find  # type: ignore[attr-defined, assignment]
 
 
 def main(mode: str, *arguments: str) -> int:
     match mode, *arguments:
-        case "points", count, kind, text:
-            points(int(count), kind, text)
+        case "points", count, types, text:
+            points(int(count), types, text)
             return 0
         case "clock", offset:
             clock(Path(offset))

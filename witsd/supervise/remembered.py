@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import apsw
 import attrs
 import msgspec
 
-from witsd.supervise.identity import Identity
+from witsd.supervise.identity import Identity, kill_recorded
 from witsd.supervise.lifecycle import Lifecycle
 from witsd.values.spec import AgentSpec
 
@@ -54,3 +56,10 @@ def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remem
         identity = Identity(pid, start, boot) if pid is not None else None
         found[name] = Remembered(life, wanted, identity, last_good)
     return found
+
+
+def end_hidden(old: Mapping[str, Remembered]) -> list[str]:
+    """End what no sweep has found, as it took off its mark, by its recorded identity; whose it was. Blocks."""
+    return [
+        name for name, known in old.items() if known.identity and not known.foreign and kill_recorded(known.identity)
+    ]

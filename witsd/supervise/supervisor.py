@@ -17,12 +17,11 @@ import trio
 from witsd.supervise import definitions, order
 from witsd.supervise.containment import sweep
 from witsd.supervise.definitions import Definitions, Disorder
-from witsd.supervise.identity import is_same
 from witsd.supervise.instances import instance, template_of
 from witsd.supervise.lifecycle import Lifecycle, Restarted, Start, Stop
 from witsd.supervise.link import AgentLink
 from witsd.supervise.process import reap_adopted
-from witsd.supervise.remembered import SHUTDOWN, Remembered, remembered
+from witsd.supervise.remembered import SHUTDOWN, Remembered, end_hidden, remembered
 from witsd.supervise.roster import Roster
 from witsd.supervise.surroundings import Surroundings
 from witsd.supervise.tree import Tree, open_tree
@@ -462,9 +461,9 @@ async def open_supervisor(
     """
     old = await shared.journal.store.read(lambda db: remembered(db, shared.clock.monotonic(), shared.clock.wall_us()))
     swept = await trio.to_thread.run_sync(sweep, shared.containment)
-    alive = [n for n, r in old.items() if r.identity and not r.foreign and is_same(r.identity)]
-    if swept.processes or alive:
-        log.warning("supervise.swept processes=%d still_there=%s", swept.processes, ",".join(alive) or "-")
+    hidden = await trio.to_thread.run_sync(end_hidden, old)
+    if swept.processes or hidden:
+        log.warning("supervise.swept processes=%d by_recorded_pid=%s", swept.processes, ",".join(hidden) or "-")
     shutil.rmtree(shared.run_root, ignore_errors=True)
     last_good = {name: known.spec for name, known in old.items() if known.spec is not None}
     found = await trio.to_thread.run_sync(definitions.load, folder, last_good)
