@@ -41,6 +41,7 @@ WATCHED = frozenset(
         "supervise/container.py",
         "supervise/container_group.py",
         "supervise/container_plain.py",
+        "supervise/forking.py",
         "supervise/living.py",
         "supervise/process.py",
         "supervise/supervisor.py",
