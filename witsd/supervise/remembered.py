@@ -60,6 +60,6 @@ def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remem
 
 def end_hidden(old: Mapping[str, Remembered]) -> list[str]:
     """End what no sweep has found, as it took off its mark, by its recorded identity; whose it was. Blocks."""
-    return [
-        name for name, known in old.items() if known.identity and not known.foreign and kill_recorded(known.identity)
-    ]
+    # Where the definition cannot be read any more, nobody knows that the process was not just watched.
+    ours = {name: known.identity for name, known in old.items() if known.spec is not None and not known.foreign}
+    return [name for name, identity in ours.items() if identity is not None and kill_recorded(identity)]
