@@ -24,6 +24,7 @@ from witsd.supervise.process import reap_adopted
 from witsd.supervise.remembered import SHUTDOWN, Remembered, end_hidden, remembered
 from witsd.supervise.roster import Roster
 from witsd.supervise.surroundings import Surroundings
+from witsd.supervise.threads import in_thread
 from witsd.supervise.tree import Tree, open_tree
 from witsd.supervise.unit import Unit
 from witsd.values.actor import Actor
@@ -173,7 +174,7 @@ class Supervisor:
                 if self._changes_nature(spec):
                     self._withdraw(spec.name)
                     continue
-                await trio.to_thread.run_sync(definitions.write, self.folder, spec)
+                await in_thread(definitions.write, self.folder, spec)
                 self.roster.defined.add(spec.name)
                 for changed in (spec, *(instance(spec, unit.name) for unit in self.roster.instances(spec.name))):
                     self._apply(changed)
@@ -198,7 +199,7 @@ class Supervisor:
         """Stop the agent, then forget it and its file, and so for its instances. Logs and runs stay."""
         async with self._defining:
             going = self.going_with(name)
-            await trio.to_thread.run_sync(definitions.remove, self.folder, name)
+            await in_thread(definitions.remove, self.folder, name)
             for one in going:
                 self._withdraw(one)
         await self._wait_gone(going)
@@ -208,7 +209,7 @@ class Supervisor:
         while True:
             async with self._defining:
                 in_effect = {str(n): unit.spec for n, unit in self.units.items() if n in self.roster.defined}
-                found = await trio.to_thread.run_sync(definitions.load, self.folder, in_effect)
+                found = await in_thread(definitions.load, self.folder, in_effect)
                 for spec in found.specs.values():
                     if self._changes_nature(spec):
                         self._withdraw(spec.name)
@@ -430,7 +431,7 @@ class Supervisor:
             while order.is_up(unit) and unit.spec.kind != "external":
                 await unit.wait_change()
         await self._wait_gone(list(self._leaving))
-        swept = await trio.to_thread.run_sync(sweep, self.shared.containment)
+        swept = await in_thread(sweep, self.shared.containment)
         if swept.processes:
             log.warning("supervise.swept processes=%d", swept.processes)
 
@@ -460,16 +461,16 @@ async def open_supervisor(
     ``first_run(folder)`` is called, off the loop, when there is no definition at all.
     """
     old = await shared.journal.store.read(lambda db: remembered(db, shared.clock.monotonic(), shared.clock.wall_us()))
-    swept = await trio.to_thread.run_sync(sweep, shared.containment)
-    hidden = await trio.to_thread.run_sync(end_hidden, old)
+    swept = await in_thread(sweep, shared.containment)
+    hidden = await in_thread(end_hidden, old)
     if swept.processes or hidden:
         log.warning("supervise.swept processes=%d by_recorded_pid=%s", swept.processes, ",".join(hidden) or "-")
     shutil.rmtree(shared.run_root, ignore_errors=True)
     last_good = {name: known.spec for name, known in old.items() if known.spec is not None}
-    found = await trio.to_thread.run_sync(definitions.load, folder, last_good)
+    found = await in_thread(definitions.load, folder, last_good)
     if not found.specs and not found.errors:
-        await trio.to_thread.run_sync(first_run, folder)
-        found = await trio.to_thread.run_sync(definitions.load, folder, last_good)
+        await in_thread(first_run, folder)
+        found = await in_thread(definitions.load, folder, last_good)
     for error in found.errors:
         log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
     async with trio.open_nursery() as nursery:
