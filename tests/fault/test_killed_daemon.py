@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.test_agents import DETACHES, define, python
 from tests.support.daemon import Daemon
-from tests.support.processes import of_daemon, wait_for, wait_gone
+from tests.support.processes import no_zombies, of_daemon, wait_for, wait_gone
 from tests.support.wire import wire
 from witsd.supervise.identity import boot_id, start_time
 
@@ -99,3 +99,19 @@ def test_a_recorded_pid_that_means_a_stranger_by_now_is_not_signalled(daemon: Da
         daemon.call("agents/stop", name="a")
         assert daemon.stop() == 0
         assert other.poll() is None, "a stranger was killed"
+
+
+def test_what_was_forked_by_one_who_died_before_he_said_so_is_ended(daemon: Daemon) -> None:
+    """Nobody knows its pid: it is the container that knows it."""
+    holds = "exec 9>lock; flock -n 9 || { echo twice >>doubled; exit 1; }; echo begun >>begun; exec sleep 1000"
+    daemon.start("forker", module="tests.support.hurt_daemon")
+    with wire(daemon.socket) as c:
+        restart = {"backoff_s": 0, "max_restarts": 1000}
+        define(c, "a", ["sh", "-c", holds], kind="exec", cwd=str(daemon.home), restart=restart)
+        for _ in range(10):
+            assert c.call("agents/restart", name="a")["state"] == "active"
+        restarts = [line["text"] for line in c.call("agents/logs", name="a")["lines"]]
+        assert any("has ended unexpectedly" in text for text in restarts), "no forker has died: nothing was tried"
+        assert not (daemon.home / "doubled").exists(), "one was started beside one that nobody knew"
+        assert len(wait_for(daemon.home, 1)) == 1
+    assert no_zombies(daemon.pid)

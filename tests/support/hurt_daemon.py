@@ -26,7 +26,7 @@ from typing import Any
 from witsd import daemon, wiring
 from witsd.journal.event import Event
 from witsd.journal.hub import Hub
-from witsd.supervise import containment
+from witsd.supervise import containment, forking
 from witsd.supervise.containment import Containment
 from witsd.supervise.supervisor import Supervisor
 from witsd.values.clock import SystemClock
@@ -149,6 +149,10 @@ def plain() -> None:
     wiring.find = find  # type: ignore[attr-defined, assignment]
 
 
+def forker() -> None:
+    forking._PROGRAM = str(Path(__file__).with_name("hurt_forker.py"))
+
+
 def main(mode: str, *arguments: str) -> int:
     match mode, *arguments:
         case "points", count, types, text:
@@ -156,6 +160,8 @@ def main(mode: str, *arguments: str) -> int:
             return 0
         case "clock", offset:
             clock(Path(offset))
+        case ["forker"]:
+            forker()
         case ["plain"]:
             plain()
         case _:
