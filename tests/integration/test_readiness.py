@@ -137,9 +137,12 @@ def test_a_watchdog_that_only_reports(daemon: Daemon) -> None:
 @pytest.mark.parametrize("kind", ["exec", "native"])
 def test_an_agent_that_was_stopped_still_stops(daemon: Daemon, kind: str) -> None:
     with wire(daemon.socket) as c:
-        code = ECHO if kind == "native" else "import time; time.sleep(1000)"
-        patient = {"interval_s": 0}
-        define(c, "svc", python(code), kind=kind, stop={"grace_s": 3600}, health=patient, start="manual")
+        # One that does nothing about SIGTERM would die of it even while it is stopped.
+        code = "import signal, sys; signal.signal(15, lambda *_: sys.exit()); print('up', flush=1); signal.pause()"
+        more: dict[str, Any] = {"ready": {"when": "log", "pattern": "up"}} if kind == "exec" else {}
+        code = ECHO if kind == "native" else code
+        more |= {"stop": {"grace_s": 3600}, "health": {"interval_s": 0}, "start": "manual"}
+        define(c, "svc", python(code), kind=kind, **more)
         pid = c.call("agents/start", name="svc")["pid"]
         os.kill(pid, signal.SIGSTOP)
         assert c.call("agents/stop", name="svc")["state"] == "inactive", "it is woken to hear of it"
