@@ -416,10 +416,8 @@ def limits(used: Containment | None) -> DoctorItem:
     why = "; ".join(dict.fromkeys(used.missing[limit] for limit in left if limit in used.missing)) if used else ""
     message = f"the kernel keeps {kernel}; by samples: {'; '.join(_SAMPLED[limit] for limit in left)}"
     # Memory by samples is what is promised where the kernel will not; what is only reported, or too late, is less.
-    status: DoctorStatus = "ok" if left == ["memory"] else "warning"
-    return _item(
-        name,
-        status,
-        message + (f" ({why})" if why else ""),
-        "`witsd service install`: systemd gives the daemon control groups of its own (Delegate=yes)",
-    )
+    message += f" ({why})" if why else ""
+    if left == ["memory"]:
+        return _item(name, "ok", message)
+    hint = "`witsd service install`: systemd gives the daemon control groups of its own (Delegate=yes)"
+    return _item(name, "warning", message, hint)
