@@ -7,8 +7,10 @@ from typing import Any
 #: What examples of a type hold beside, or instead of, what its fields' types suggest.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "AgentSpec": {
-        "kind": "native", "command": ["python", "agent.py"], "run_per_request": False,
+        "kind": "native", "command": ["python", "agent.py"], "run_per_request": False, "pid": 0,
+        "pid_file": "",
     },
+    "Health": {"watchdog_s": 0},
 }
 
 #: Type -> ``(name, value)``.
@@ -19,6 +21,7 @@ VALID: dict[str, list[tuple[str, Any]]] = {
             "exec, a process for each run",
             {"spec": {"name": "wc", "kind": "exec", "command": ["wc"], "run_per_request": True}},
         ),
+        ("an external one by its pid file", {"spec": {"name": "db", "kind": "external", "pid_file": "/run/db.pid"}}),
     ],
     "EventsSubscribeParams": [
         ("since a position", {"streams": ["*"], "since": {"pos": 17}}),
@@ -33,6 +36,11 @@ INVALID: dict[str, list[tuple[str, Any, str]]] = {
         (
             "an assistant with a command",
             {"spec": {"name": "a", "kind": "assistant", "command": ["x"]}},
+            "$.spec",
+        ),
+        (
+            "an external one without a process",
+            {"spec": {"name": "a", "kind": "external"}},
             "$.spec",
         ),
         (

@@ -61,9 +61,10 @@ def test_a_log_folder_that_is_taken_away_stops_nobody(daemon: Daemon) -> None:
     code = "import sys\nwhile True: print('line', flush=True) or sys.stdin.readline() or __import__('time').sleep(1000)"
     logs = daemon.home / "logs"
     with wire(daemon.socket) as c:
-        c.subscribe("log:talks", "agent:talks")
         define(c, "talks", python(code), kind="exec")
-        c.until("log.line")
+        give_up = time.monotonic() + PATIENCE_S
+        while not c.call("agents/logs", name="talks")["lines"] and time.monotonic() < give_up:
+            c.call("ping")
         logs.rename(daemon.home / "moved")
         logs.write_text("not a folder")
         before = c.call("agents/restart", name="talks")["pid"]
@@ -74,6 +75,7 @@ def test_a_log_folder_that_is_taken_away_stops_nobody(daemon: Daemon) -> None:
             c.call("agents/logs", name="talks", tail=10)
         assert c.call("agents/get", name="talks")["pid"] == before, "it lives on"
         logs.unlink()
+        c.subscribe("log:talks", since={"log:talks": 0})
         c.call("agents/restart", name="talks")
         lost = c.until("log.line", where=lambda d: d["source"] == "witsd")
         assert "1 lines before this one are lost: Not a directory" in lost["data"]["text"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import Any
 
 import pytest
 
-from tests.integration.test_agents import define, python
+from tests.integration.test_agents import ECHO, define, python
 from tests.support.daemon import Daemon
+from tests.support.gate import gate
+from tests.support.processes import wait_gone
 from tests.support.wire import RpcError, wire
 
 SAYS_SO = """
@@ -82,3 +85,65 @@ def test_a_readiness_that_cannot_be_is_refused(daemon: Daemon, ready: dict[str, 
         with pytest.raises(RpcError, match=says) as refused:
             define(c, "svc", ["true"], kind="exec", ready=ready)
         assert refused.value.code == -32602
+
+
+#: Ready, and alive as often as it was told to be; a byte in the gate and it is silent from then on.
+FEEDS = """
+import os, select, socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.connect(os.environ["NOTIFY_SOCKET"])
+s.send(b"READY=1")
+gate = os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK)
+while not select.select([gate], [], [], int(os.environ["WATCHDOG_USEC"]) / 4e6)[0]:
+    s.send(b"WATCHDOG=1")
+select.select([], [], [])
+"""
+
+
+def test_a_watchdog_that_is_not_fed_is_hung_and_replaced(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c, gate(daemon.home) as silence:
+        c.subscribe("agent:svc")
+        health = {"watchdog_s": 2}
+        restart = {"backoff_s": 0}
+        define(c, "svc", [*python(FEEDS), silence.path], kind="exec", health=health, restart=restart)
+        c.until("agent.health", where=lambda d: d["health"] == "ok")
+        first = c.call("agents/get", name="svc")["pid"]
+        os.kill(first, signal.SIGSTOP)
+        c.until("agent.health", where=lambda d: d["health"] == "hung")
+        stopping = c.until("agent.state", where=lambda d: d["state"] == "stopping")["data"]
+        assert stopping["reason"] == "sent no WATCHDOG=1 within 2 s"
+        c.until("agent.state", where=lambda d: d["state"] == "active" and d["pid"] != first)
+        assert c.call("agents/get", name="svc")["restarts"] == 1
+
+
+def test_a_watchdog_that_only_reports(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c, gate(daemon.home) as silence:
+        c.subscribe("agent:svc")
+        define(
+            c, "svc", [*python(FEEDS), silence.path], kind="exec", ready={"when": "notify"},
+            health={"watchdog_s": 2, "action": "report"},
+        )  # fmt: skip
+        c.until("agent.health", where=lambda d: d["health"] == "ok")
+        pid = c.call("agents/get", name="svc")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        c.until("agent.health", where=lambda d: d["health"] == "hung")
+        os.kill(pid, signal.SIGCONT)
+        c.until("agent.health", where=lambda d: d["health"] == "ok")
+        silence.let()
+        c.until("agent.health", where=lambda d: d["health"] == "hung")
+        assert c.call("agents/get", name="svc")["pid"] == pid
+
+
+@pytest.mark.parametrize("kind", ["exec", "native"])
+def test_an_agent_that_was_stopped_still_stops(daemon: Daemon, kind: str) -> None:
+    with wire(daemon.socket) as c:
+        # One that does nothing about SIGTERM would die of it even while it is stopped.
+        code = "import signal, sys; signal.signal(15, lambda *_: sys.exit()); print('up', flush=1); signal.pause()"
+        more: dict[str, Any] = {"ready": {"when": "log", "pattern": "up"}} if kind == "exec" else {}
+        code = ECHO if kind == "native" else code
+        more |= {"stop": {"grace_s": 3600}, "health": {"interval_s": 0}, "start": "manual"}
+        define(c, "svc", python(code), kind=kind, **more)
+        pid = c.call("agents/start", name="svc")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        assert c.call("agents/stop", name="svc")["state"] == "inactive", "it is woken to hear of it"
+        assert wait_gone(pid)

@@ -358,9 +358,9 @@ async def test_lines_of_a_level_are_found_however_far_back(tmp_path: Path) -> No
     assert len(await log.tail(10)) == 10
 
 
-@pytest.mark.parametrize("size", [1, 7, 4096, 1 << 16])
+@pytest.mark.parametrize("size", [1, 7, 4096, 50_000, 1 << 16])
 def test_lines_are_cut_the_same_however_they_come(size: int) -> None:
-    text = b"one\n\nthree" + b"x" * (2 * MAX_LINE + 9) + b"\nfour\n" + b"y" * MAX_LINE + b"\nend"
+    text = b"one\n\nthree" + b"x" * (2 * MAX_LINE + 9) + b"\nfour\n" + b"y" * (MAX_LINE + 5000) + b"\nend"
     lines, got = Lines(), b""
     for at in range(0, len(text), size):
         for block in lines.feed(text[at : at + size]):

@@ -109,6 +109,8 @@ class Runs:
         if self._closing:
             raise Overloaded("the daemon is stopping: try again when it is back", retry_after_ms=2000)
         unit = self.supervisor.obtain(agent)
+        if unit.spec.kind == "external":
+            raise InvalidState(f"{agent} is watched and nothing else: it takes no requests", state=unit.life.state)
         if unit.spec.kind == "exec" and not unit.spec.run_per_request:
             raise InvalidState(
                 f"{agent} is a service: it runs by itself and takes no requests. "

@@ -21,6 +21,7 @@ import trio
 
 from witsd.supervise.cgroups import SCARCE
 from witsd.supervise.identity import Identity
+from witsd.supervise.threads import in_thread
 from witsd.values.spec import Limits
 
 #: $0 is the daemon's pid, then the groups to join, ``--``, the program. If the parent is no longer the daemon,
@@ -151,9 +152,9 @@ class Container(ABC):
         with trio.move_on_after(timeout_s):
             while True:
                 try:
-                    if await trio.to_thread.run_sync(self._remove_if_empty):
+                    if await in_thread(self._remove_if_empty):
                         return True
-                    await trio.to_thread.run_sync(self.kill)
+                    await in_thread(self.kill)
                 except OSError as error:
                     if error.errno not in SCARCE:
                         raise
@@ -162,7 +163,7 @@ class Container(ABC):
                 with trio.move_on_after(1) as again:  # one that was only just forked joins after the kill
                     await self.wait_empty()
                 if not again.cancelled_caught:
-                    return await trio.to_thread.run_sync(self.remove)
+                    return await in_thread(self.remove)
         return False
 
 

@@ -17,6 +17,7 @@ from witsd.supervise import cgroups
 from witsd.supervise.cgroups import Host
 from witsd.supervise.container import Ceiling, Ceilings, Container, Usage
 from witsd.supervise.identity import Identity
+from witsd.supervise.threads import in_thread
 
 _CPU_PERIOD_US = 100_000
 
@@ -102,7 +103,7 @@ class GroupContainer(Container):
 
     async def _poll_empty(self) -> None:
         pause = 0.001
-        while await trio.to_thread.run_sync(self._may_be_populated):
+        while await in_thread(self._may_be_populated):
             await trio.sleep(pause)
             pause = min(pause * 2, 0.05)
 

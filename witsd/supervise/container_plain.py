@@ -19,6 +19,7 @@ import trio
 from witsd.supervise import cgroups
 from witsd.supervise.container import CONTAINER_MARK, Container, Usage
 from witsd.supervise.identity import Identity, is_same, start_time, stat_fields
+from witsd.supervise.threads import in_thread
 
 _KILL_S = 5.0
 #: Who forks faster than it is stopped is killed as it is found.
@@ -78,7 +79,7 @@ class PlainContainer(Container):
 
     async def wait_empty(self) -> None:
         pause = 0.005
-        while await trio.to_thread.run_sync(self.populated):
+        while await in_thread(self.populated):
             await trio.sleep(pause)
             pause = min(pause * 2, 0.25)
 

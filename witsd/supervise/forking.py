@@ -9,9 +9,11 @@ import errno
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +37,10 @@ _STEPS = {
 }
 
 
+#: Numbers remembered until those whose process has ended are forgotten.
+_TOLD = 4096
+
+
 @attrs.frozen(kw_only=True)
 class Start:
     """A process to be: ``argv`` with its program resolved, ``join`` as ``Container.join`` has it."""
@@ -54,6 +60,8 @@ class Forker:
         self._child: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._cannot = ""
+        #: Whom it has told us of; some have ended since.
+        self._told: set[int] = set()
 
     def fork(self, start: Start, pipes: Sequence[int]) -> tuple[int, int]:
         """Its pid, with these three as standard input, output and error, and where it reports. Blocks, briefly.
@@ -91,6 +99,9 @@ class Forker:
         finally:
             for handle in handles:
                 os.close(handle)
+        self._told.add(pid)
+        if len(self._told) > _TOLD:
+            self._told &= _children()
         return pid, report
 
     def _by_launcher(self, start: Start, pipes: Sequence[int]) -> tuple[int, int]:
@@ -112,6 +123,7 @@ class Forker:
             answer = None
         if answer is None:
             self.close()
+            self._end_untold()
             raise OSError("the process that forks has ended unexpectedly; another is started at the next try")
         (pid, number), _ = answer
         return pid, number
@@ -136,6 +148,12 @@ class Forker:
         self._sock = ours
         return ours
 
+    def _end_untold(self) -> None:
+        """End and reap what it forked and had no time to tell us of: ours by birth, and known to nobody."""
+        for pid in _children() - self._told:
+            os.kill(pid, signal.SIGKILL)  # a child that is not waited for keeps its number
+            os.waitid(os.P_PID, pid, os.WEXITED)
+
     def close(self) -> None:
         """End it; agents go on."""
         if self._sock is not None:
@@ -145,6 +163,15 @@ class Forker:
             self._child.kill()
             self._child.wait()
             self._child = None
+
+
+def _children() -> set[int]:
+    """Those of this thread, zombies included."""
+    try:
+        text = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text()
+    except OSError:  # a kernel without the list: there is nobody we could know of
+        return set()
+    return {int(pid) for pid in text.split()}
 
 
 def failure(report: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from functools import cache
@@ -51,6 +52,34 @@ def start_time(pid: int) -> int | None:
 def is_same(identity: Identity) -> bool:
     """Whether that very process is still there, as a zombie or alive."""
     return identity.boot_id == boot_id() and start_time(identity.pid) == identity.start_time
+
+
+def is_alive(identity: Identity) -> bool:
+    """Whether that very process is still there, and no zombie."""
+    return is_same(identity) and (fields := stat_fields(identity.pid)) is not None and fields[0] not in "ZX"
+
+
+def kill_recorded(identity: Identity, *, deadline_s: float = 5.0) -> bool:
+    """SIGKILL that very process with its group and wait until it has ended; False when it was not there. Blocks.
+
+    For what an earlier daemon has started and what has since taken off every other sign of it.
+    """
+    try:
+        handle = os.pidfd_open(identity.pid)
+    except OSError:
+        return False
+    try:
+        if not is_alive(identity):  # asked once the handle is open: a number given anew would be seen
+            return False
+        try:
+            if os.getpgid(identity.pid) == identity.pid != os.getpgrp():
+                os.killpg(identity.pid, signal.SIGKILL)
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except OSError:
+            pass  # gone in the meantime, or of a user whose processes are not ours to end
+        return bool(select.select([handle], [], [], deadline_s)[0])
+    finally:
+        os.close(handle)
 
 
 def marked(mark: str, agent: str = "") -> list[int]:

@@ -30,6 +30,7 @@ def instance(template: AgentSpec, name: str) -> AgentSpec:
         template,
         name=name,
         command=tuple(part.replace(PLACE, place) for part in template.command),
+        pid_file=template.pid_file.replace(PLACE, place),
         cwd=template.cwd.replace(PLACE, place),
         env={key: value.replace(PLACE, place) for key, value in template.env.items()},
     )

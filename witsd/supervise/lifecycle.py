@@ -110,12 +110,28 @@ class Blocked:
     turn: int
 
 
-Input = Start | Stop | Restarted | Ready | Exited | Broken | Elapsed | Waits | Cleared | Blocked
+@attrs.frozen
+class Sighted:
+    """External: the process is there; ``again``: another was before it."""
+
+    again: bool
+
+
+@attrs.frozen
+class Lost:
+    """External: the process is not there."""
+
+    reason: str
+
+
+Input = Start | Stop | Restarted | Ready | Exited | Broken | Elapsed | Waits | Cleared | Blocked | Sighted | Lost
 Step = tuple[Lifecycle, tuple[Effect, ...]]
 
 
 def step(life: Lifecycle, event: Input, spec: AgentSpec, now: float, jitter: float) -> Step:
     """The one transition function. ``jitter`` is a fraction from 0 to 1, used for backoff delays."""
+    if spec.kind == "external":
+        return _external(life, event), ()
     match event:
         case Start(by_hand=by_hand):
             return _start(life, by_hand, spec, now)
@@ -141,6 +157,16 @@ def step(life: Lifecycle, event: Input, spec: AgentSpec, now: float, jitter: flo
         case Exited() if not life.awaiting:
             return _exited(life, event, spec, now, jitter)
     return life, ()  # a late word about something that is over
+
+
+def _external(life: Lifecycle, event: Input) -> Lifecycle:
+    """Nothing that anybody wishes changes a process that is not ours."""
+    match event:
+        case Sighted(again=again):
+            return attrs.evolve(life, state="active", reason="", restarts=life.restarts + again)
+        case Lost(reason=reason):
+            return attrs.evolve(life, state="inactive", reason=reason)
+    return life
 
 
 def _begin(life: Lifecycle, spec: AgentSpec, now: float) -> Step:

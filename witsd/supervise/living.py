@@ -23,7 +23,7 @@ from witsd.supervise.limits import Held
 from witsd.supervise.link import AgentLink
 from witsd.supervise.output import Pace, copy
 from witsd.supervise.process import Process, SpawnError
-from witsd.supervise.readiness import LogPattern, probe_http, probe_tcp
+from witsd.supervise.readiness import LogPattern, NotifySocket, probe_http, probe_tcp
 from witsd.supervise.surroundings import Surroundings
 from witsd.supervise.tree import Tree, open_tree
 from witsd.values.actor import Actor
@@ -90,6 +90,9 @@ class Living:
     _held: Held | None = None
     _pace: Pace = attrs.field(init=False)
     _pattern: LogPattern | None = None
+    _said_ready: trio.Event = attrs.field(factory=trio.Event)
+    #: Set, and replaced, whenever its watchdog hears from it.
+    _fed: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
         # The limits are the keeper's as they are now: a change reaches the process that runs.
@@ -134,7 +137,9 @@ class Living:
             nursery.start_soon(self._copy, process.stderr, "stderr")
             if spec.kind == "exec":
                 nursery.start_soon(self._copy, process.stdout, "stdout")
-                nursery.start_soon(self._await_ready, tree)
+                nursery.start_soon(self._await_ready, spec)
+                if tree.notify is not None:
+                    nursery.start_soon(self._hear, tree.notify)
             else:
                 nursery.start_soon(self._talk, process)
             if self._unwanted:
@@ -154,6 +159,7 @@ class Living:
             return
         process, link = self.tree.process, self.link
         grace = self.keeper.spec.stop.grace_s
+        process.signal_group(signal.SIGCONT)  # one that was stopped hears of it too
         with trio.move_on_after(grace / 2 if link is not None else 0):
             if link is not None:
                 try:
@@ -170,8 +176,8 @@ class Living:
         log.warning("agent.killed agent=%s after_s=%g", self.keeper.spec.name, grace)
         process.signal_group(signal.SIGKILL)
 
-    async def _await_ready(self, tree: Tree) -> None:
-        """Tell when an exec agent is ready, in the way its definition says."""
+    async def _await_ready(self, spec: AgentSpec) -> None:
+        """Tell when an exec agent is ready, in the way its definition says, and guard its life from then on."""
         ready = self.keeper.spec.ready
         match ready.when:
             case "started":
@@ -184,12 +190,35 @@ class Living:
             case "http":
                 await probe_http(ready.url)
             case "notify":
-                assert tree.notify is not None
-                async with aclosing(tree.notify.messages()) as messages:
-                    async for message in messages:
-                        if message.get("READY") == "1":
-                            break
+                await self._said_ready.wait()
         self.keeper.tell(Ready())
+        if spec.health.watchdog_s:
+            await self._guard(spec.health.watchdog_s)
+
+    async def _hear(self, notify: NotifySocket) -> None:
+        """What it says of itself (sd_notify(3)), as long as it lives: nobody is to wait for us to listen."""
+        async with aclosing(notify.messages()) as messages:
+            async for message in messages:
+                if message.get("READY") == "1":
+                    self._said_ready.set()
+                if message.get("WATCHDOG") == "1":
+                    self._fed.set()
+                    self._fed = trio.Event()
+
+    async def _guard(self, within_s: float) -> None:
+        """``hung`` once WATCHDOG=1 has not come for that long; ``ok`` when it comes."""
+        while True:
+            with trio.move_on_after(within_s) as late:
+                await self._fed.wait()
+            if not late.cancelled_caught:
+                self.keeper.set_health("ok")
+                continue
+            self.keeper.set_health("hung")
+            if self.keeper.spec.health.action == "restart":
+                self.keeper.tell(Broken(f"sent no WATCHDOG=1 within {within_s:g} s"))
+                return
+            await self._fed.wait()
+            self.keeper.set_health("ok")
 
     # ---- a native agent -------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ import trio
 
 from witsd.journal.event import Event
 from witsd.supervise.log_lines import MAX_LINE, at_least, block, last_seq, numbered, parse, seq_of
+from witsd.supervise.threads import in_thread
 from witsd.values.clock import Clock, rfc3339
 from witsd.values.errors import InvalidState, NotFound
 from witsd.values.spec import NAME_PATTERN
@@ -90,7 +91,7 @@ class AgentLog:
                 data += numbered(seq + count, stamp, source, text)
                 count += text.count(b"\n")
             try:
-                await trio.to_thread.run_sync(self._append, data)
+                await in_thread(self._append, data)
             except OSError as error:
                 if not lost:
                     self._why = error.strerror or str(error)
@@ -207,7 +208,7 @@ class AgentLog:
     async def _page(self, after_seq: int, limit: int) -> list[LogLine]:
         async with self._lock:  # a rotation half-way through the files would hide one of them
             try:
-                return await trio.to_thread.run_sync(self.read, after_seq, limit)
+                return await in_thread(self.read, after_seq, limit)
             except OSError as error:
                 raise InvalidState(
                     f"the log {self.path} cannot be read ({error.strerror}): see who owns it, and its disk",

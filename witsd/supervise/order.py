@@ -154,7 +154,7 @@ async def _until_up(name: str, required: bool, others: Neighbours) -> str:
             return ""
         if required and life.state == "failed":
             return f"requires {name}, which failed: {life.reason}"
-        if required and not coming:
+        if required and not coming and other.spec.kind != "external":  # nobody can start that; it may come
             if started:
                 return f"requires {name}, which is down again: {life.reason or 'it was stopped'}"
             started = True

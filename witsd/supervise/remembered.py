@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import apsw
 import attrs
 import msgspec
 
-from witsd.supervise.identity import Identity
+from witsd.supervise.identity import Identity, kill_recorded
 from witsd.supervise.lifecycle import Lifecycle
 from witsd.values.spec import AgentSpec
 
@@ -24,6 +26,11 @@ class Remembered:
     identity: Identity | None
     #: The last definition that was good; None where this version cannot read it any more.
     spec: AgentSpec | None
+
+    @property
+    def foreign(self) -> bool:
+        """Its process was watched, and nobody's here to end."""
+        return self.spec is not None and self.spec.kind == "external"
 
 
 def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remembered]:
@@ -49,3 +56,10 @@ def remembered(db: apsw.Connection, now: float, wall_us: int) -> dict[str, Remem
         identity = Identity(pid, start, boot) if pid is not None else None
         found[name] = Remembered(life, wanted, identity, last_good)
     return found
+
+
+def end_hidden(old: Mapping[str, Remembered]) -> list[str]:
+    """End what no sweep has found, as it took off its mark, by its recorded identity; whose it was. Blocks."""
+    # Where the definition cannot be read any more, nobody knows that the process was not just watched.
+    ours = {name: known.identity for name, known in old.items() if known.spec is not None and not known.foreign}
+    return [name for name, identity in ours.items() if identity is not None and kill_recorded(identity)]

@@ -17,14 +17,14 @@ import trio
 from witsd.supervise import definitions, order
 from witsd.supervise.containment import sweep
 from witsd.supervise.definitions import Definitions, Disorder
-from witsd.supervise.identity import is_same
 from witsd.supervise.instances import instance, template_of
 from witsd.supervise.lifecycle import Lifecycle, Restarted, Start, Stop
 from witsd.supervise.link import AgentLink
 from witsd.supervise.process import reap_adopted
-from witsd.supervise.remembered import SHUTDOWN, Remembered, remembered
+from witsd.supervise.remembered import SHUTDOWN, Remembered, end_hidden, remembered
 from witsd.supervise.roster import Roster
 from witsd.supervise.surroundings import Surroundings
+from witsd.supervise.threads import in_thread
 from witsd.supervise.tree import Tree, open_tree
 from witsd.supervise.unit import Unit
 from witsd.values.actor import Actor
@@ -113,7 +113,9 @@ class Supervisor:
                 if template.start == "manual" and old[name].wanted:
                     self._resumed.add(name)  # nothing else says that it is to be up
         for name, spec in specs.items():
-            self._add(spec, old[name].life if name in old else None)
+            unit = self._add(spec, old[name].life if name in old else None)
+            if name in old and old[name].foreign:
+                unit.sighted = old[name].identity
 
     def _run(self, unit: Unit) -> None:
         self._nursery.start_soon(unit.run)
@@ -169,7 +171,10 @@ class Supervisor:
                 wrong = order.mistakes(specs, {spec.name}, lambda name: name == spec.name or self.roster.can_be(name))
                 if wrong:
                     raise Disorder(wrong[spec.name].path, wrong[spec.name].message)
-                await trio.to_thread.run_sync(definitions.write, self.folder, spec)
+                if self._changes_nature(spec):
+                    self._withdraw(spec.name)
+                    continue
+                await in_thread(definitions.write, self.folder, spec)
                 self.roster.defined.add(spec.name)
                 for changed in (spec, *(instance(spec, unit.name) for unit in self.roster.instances(spec.name))):
                     self._apply(changed)
@@ -194,7 +199,7 @@ class Supervisor:
         """Stop the agent, then forget it and its file, and so for its instances. Logs and runs stay."""
         async with self._defining:
             going = self.going_with(name)
-            await trio.to_thread.run_sync(definitions.remove, self.folder, name)
+            await in_thread(definitions.remove, self.folder, name)
             for one in going:
                 self._withdraw(one)
         await self._wait_gone(going)
@@ -204,7 +209,10 @@ class Supervisor:
         while True:
             async with self._defining:
                 in_effect = {str(n): unit.spec for n, unit in self.units.items() if n in self.roster.defined}
-                found = await trio.to_thread.run_sync(definitions.load, self.folder, in_effect)
+                found = await in_thread(definitions.load, self.folder, in_effect)
+                for spec in found.specs.values():
+                    if self._changes_nature(spec):
+                        self._withdraw(spec.name)
                 busy = found.specs.keys() & self._leaving.keys()
                 if not busy:
                     changed, gone = self._put_into_effect(found)
@@ -236,6 +244,11 @@ class Supervisor:
             self._withdraw(leaving)
         return changed, [*gone]
 
+    def _changes_nature(self, spec: AgentSpec) -> bool:
+        """Whether this is to be watched, and what there is of that name is ours, or the other way round."""
+        unit = self.units.get(AgentName(spec.name))
+        return unit is not None and unit.spec.kind != spec.kind and "external" in (unit.spec.kind, spec.kind)
+
     def _add(self, spec: AgentSpec, life: Lifecycle | None = None) -> Unit:
         unit = Unit(spec, self.shared, self.roster, since_us=self.shared.clock.wall_us())
         if life is not None:
@@ -256,8 +269,8 @@ class Supervisor:
         self.roster.changed()
         unit.record(publish=False)
         differs = _process_differs(before, spec)
-        if unit.life.wanted:
-            if differs:
+        if unit.life.wanted or spec.kind == "external":
+            if differs or spec.kind == "external":  # is looked for anew, also where the same number is said again
                 unit.tell(Restarted())
         elif spec.start == "boot" and (differs or before.start != "boot"):
             unit.tell(Start(by_hand=True))
@@ -278,7 +291,7 @@ class Supervisor:
     async def _retire(self, unit: Unit) -> None:
         unit.tell(Stop("was removed"))
         with trio.move_on_after(unit.spec.stop.grace_s + _RETIRE_S):
-            while order.is_up(unit):
+            while order.is_up(unit) and unit.spec.kind != "external":
                 await unit.wait_change()
         await unit.end()
         await self.shared.journal.append(
@@ -298,6 +311,7 @@ class Supervisor:
     async def start(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
         """Raises ``AgentFailed`` with the reason when it cannot be brought up, ``Timeout``."""
         unit = self.obtain(name)
+        _check_ours(unit, "started")
         if unit.life.state == "active":
             return unit
         self._forgive_required(unit)
@@ -309,6 +323,7 @@ class Supervisor:
     async def restart(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
         """A new process, whatever the state was."""
         unit = self.obtain(name)
+        _check_ours(unit, "restarted")
         self._forgive_required(unit)
         await unit.ask(Restarted())
         if wait:
@@ -324,6 +339,7 @@ class Supervisor:
     async def stop(self, name: str, *, wait: bool, timeout_s: float) -> Unit:
         """No error when it is stopped already."""
         unit = self.unit(name)
+        _check_ours(unit, "stopped")
         if unit.life.state == "inactive":
             return unit
         await unit.ask(Stop())
@@ -365,9 +381,14 @@ class Supervisor:
             unit.release()
 
     async def _live(self, unit: Unit) -> Lease:
+        await self._up(unit)
+        assert unit.link is not None  # a native agent is active once it has answered
+        return Lease(unit, unit.link, unit.generation, unit.holds)
+
+    async def _up(self, unit: Unit) -> None:
         if unit.spec.start == "on_demand" and unit.life.state in ("inactive", "stopping"):
             await unit.ask(Start(by_hand=False))
-        while unit.life.state != "active" or unit.link is None:
+        while unit.life.state != "active" or (unit.link is None and not unit.spec.run_per_request):
             match unit.life.state:
                 case "failed":
                     raise AgentFailed(
@@ -377,15 +398,15 @@ class Supervisor:
                 case "inactive":
                     raise InvalidState(f"{unit.name} is stopped: witsd agent start {unit.name}", state="inactive")
             await unit.wait_change()
-        return Lease(unit, unit.link, unit.generation, unit.holds)
 
     @asynccontextmanager
     async def open_run_process(self, unit: Unit, asked_from: str) -> AsyncIterator[Tree]:
-        """A fresh process of a ``run_per_request`` agent, ended with the block. Raises ``SpawnError``.
+        """A fresh process of a ``run_per_request`` agent, once what it requires is up; ended with the block.
 
-        It starts in its definition's folder, where relative paths in its command lead somewhere;
-        ``asked_from``, the folder of whoever asks, is in ``WITSD_INPUT_CWD``.
+        Raises ``SpawnError``, and what ``lease`` raises. It starts in its definition's folder, where relative paths in
+        its command lead somewhere; ``asked_from``, the folder of whoever asks, is in ``WITSD_INPUT_CWD``.
         """
+        await self._up(unit)
         more = {"WITSD_INPUT_CWD": asked_from}
         async with open_tree(unit.spec, self.shared, more_env=more, grace_s=unit.spec.stop.grace_s) as tree:
             unit.run_processes[tree.process.pid] = tree.process
@@ -407,15 +428,25 @@ class Supervisor:
                 unit.tell(Stop(SHUTDOWN))
         for unit in list(self.units.values()):
             await unit.settle()
-            while order.is_up(unit):
+            while order.is_up(unit) and unit.spec.kind != "external":
                 await unit.wait_change()
         await self._wait_gone(list(self._leaving))
-        swept = await trio.to_thread.run_sync(sweep, self.shared.containment)
+        swept = await in_thread(sweep, self.shared.containment)
         if swept.processes:
             log.warning("supervise.swept processes=%d", swept.processes)
 
 
+def _check_ours(unit: Unit, what: str) -> None:
+    if unit.spec.kind == "external":
+        raise InvalidState(
+            f"{unit.name} is not {what} by witsd, which only watches it: whoever runs that process has to",
+            state=unit.life.state,
+        )
+
+
 def _process_differs(before: AgentSpec, after: AgentSpec) -> bool:
+    if before.health.watchdog_s != after.health.watchdog_s:
+        return True  # the process was told the span when it was started
     return any(
         getattr(before, field) != getattr(after, field) for field in AgentSpec.__struct_fields__ if field not in _POLICY
     )
@@ -430,16 +461,16 @@ async def open_supervisor(
     ``first_run(folder)`` is called, off the loop, when there is no definition at all.
     """
     old = await shared.journal.store.read(lambda db: remembered(db, shared.clock.monotonic(), shared.clock.wall_us()))
-    swept = await trio.to_thread.run_sync(sweep, shared.containment)
-    alive = [n for n, r in old.items() if r.identity and is_same(r.identity)]
-    if swept.processes or alive:
-        log.warning("supervise.swept processes=%d still_there=%s", swept.processes, ",".join(alive) or "-")
+    swept = await in_thread(sweep, shared.containment)
+    hidden = await in_thread(end_hidden, old)
+    if swept.processes or hidden:
+        log.warning("supervise.swept processes=%d by_recorded_pid=%s", swept.processes, ",".join(hidden) or "-")
     shutil.rmtree(shared.run_root, ignore_errors=True)
     last_good = {name: known.spec for name, known in old.items() if known.spec is not None}
-    found = await trio.to_thread.run_sync(definitions.load, folder, last_good)
+    found = await in_thread(definitions.load, folder, last_good)
     if not found.specs and not found.errors:
-        await trio.to_thread.run_sync(first_run, folder)
-        found = await trio.to_thread.run_sync(definitions.load, folder, last_good)
+        await in_thread(first_run, folder)
+        found = await in_thread(definitions.load, folder, last_good)
     for error in found.errors:
         log.error("definition.bad file=%s line=%d message=%s", error.file, error.line, error.message)
     async with trio.open_nursery() as nursery:

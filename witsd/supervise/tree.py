@@ -83,9 +83,12 @@ async def _fork(
     container = await shared.spawner.run(lambda: _prepare(spec, shared, run_dir))
     notify = None
     try:
-        if spec.ready.when == "notify" and not spec.run_per_request:
-            notify = stack.enter_context(notify_socket(run_dir, lambda pid: pid in container.pids()))
+        leader: list[int] = []
+        if (spec.ready.when == "notify" or spec.health.watchdog_s) and not spec.run_per_request:
+            notify = stack.enter_context(notify_socket(run_dir, lambda pid: pid in leader or pid in container.pids()))
             env["NOTIFY_SOCKET"] = str(notify.path)
+        if spec.health.watchdog_s:
+            env["WATCHDOG_USEC"] = str(round(spec.health.watchdog_s * 1e6))
         process = await spawn(
             shared.spawner,
             command,
@@ -97,6 +100,7 @@ async def _fork(
     except (SpawnError, OSError) as error:
         await container.end(END_S)
         raise SpawnError(str(error)) from error
+    leader.append(process.pid)
     return Tree(process, container, notify)
 
 

@@ -10,8 +10,9 @@ import msgspec
 import trio
 
 from witsd.journal.event import entry
-from witsd.supervise import order
+from witsd.supervise import external, order
 from witsd.supervise.containment import Mechanism
+from witsd.supervise.identity import Identity
 from witsd.supervise.lifecycle import (
     Blocked,
     Cleared,
@@ -20,10 +21,14 @@ from witsd.supervise.lifecycle import (
     Exited,
     Input,
     Lifecycle,
+    Lost,
     Ready,
+    Restarted,
+    Sighted,
     Stop,
     step,
 )
+from witsd.supervise.limits import Held
 from witsd.supervise.link import AgentLink
 from witsd.supervise.living import Living
 from witsd.supervise.process import Process
@@ -34,7 +39,7 @@ from witsd.values.clock import rfc3339
 from witsd.values.ids import AgentName, SessionId
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.agents import Agent, AgentContainer, AgentHealth
-from witsd.values.wire.common import UNSET
+from witsd.values.wire.common import UNSET, UnsetType
 from witsd.values.wire.event_types import AgentHealthData, AgentLogData, AgentStateData
 
 log = logging.getLogger("witsd.supervise")
@@ -69,6 +74,8 @@ class Unit:
     living: Living | None = None
     #: The processes of an agent that gets one for each run, by pid.
     run_processes: dict[int, Process] = attrs.field(factory=dict)
+    #: The process that an external one is, or was last.
+    sighted: Identity | None = None
     since_us: int = 0
     #: Counts processes, so that what was said to one is known not to have reached the next.
     generation: int = 0
@@ -82,6 +89,8 @@ class Unit:
     #: Which wait for others this is, so that what an earlier one found is known to be old.
     _turn: int = 0
     _waiting: trio.CancelScope | None = None
+    _watched: Held | None = None
+    _following: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _over: trio.Event = attrs.field(factory=trio.Event)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _reported: dict[str, float] = attrs.field(factory=dict)
@@ -151,10 +160,15 @@ class Unit:
             since=rfc3339(self.since_us),
             restarts=life.restarts,
             spec=self.spec,
-            pid=self.process.pid if self.process else UNSET,
+            pid=self._pid(),
             reason=life.reason or UNSET,
             container=UNSET if self.process is None else _MECHANISMS[self.shared.containment.name],
         )
+
+    def _pid(self) -> int | UnsetType:
+        if self.process is not None:
+            return self.process.pid
+        return self.sighted.pid if self.sighted is not None and self.life.state == "active" else UNSET
 
     def facts(self) -> Facts:
         """What the watch looks at beside the samples."""
@@ -172,6 +186,8 @@ class Unit:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
+                    if self.spec.kind == "external":
+                        nursery.start_soon(self._follow)
                     while True:
                         event, handled = await self._next()
                         self._handle(event, nursery)
@@ -179,6 +195,8 @@ class Unit:
                             handled.set()
         finally:
             self._over.set()
+            if order.is_up(self):  # whoever waits for it is not to wait for ever
+                self.life = Lifecycle(reason="was removed")
             self._changed.set()
             for _, handled in self._inbox:  # told in the moment it was removed
                 if handled is not None:
@@ -234,6 +252,8 @@ class Unit:
     def _handle(self, event: Input, nursery: trio.Nursery) -> None:
         if isinstance(event, Cleared | Blocked) and event.turn != self._turn:
             return
+        if self.spec.kind == "external" and isinstance(event, Restarted):
+            self._following.cancel()  # its definition names another process
         before = self.life
         self.life, effects = step(before, event, self.spec, self.shared.clock.monotonic(), self.shared.jitter())
         if self.life.state != before.state:
@@ -267,6 +287,38 @@ class Unit:
             self._changed.set()
             self._changed = trio.Event()
 
+    async def _follow(self) -> None:
+        """Watch a process that is not ours; anew whenever the definition names another."""
+        try:
+            while True:
+                with trio.CancelScope() as self._following:
+                    await external.follow(self)
+                self.lost("is looked for")
+                self.sighted = None
+        finally:
+            self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._watched is not None:
+            self.shared.watch.ended(self._watched)
+            self._watched = None
+
+    def found(self, identity: Identity) -> None:
+        """What is watched is there."""
+        again = self.sighted is not None and self.sighted != identity
+        self.sighted = identity
+        held = external.Uncontained(self.spec.name)
+        self._watched = self.shared.watch.began(self.spec, identity, held, lambda: None)
+        self.set_health("ok")
+        self.tell(Sighted(again))
+
+    def lost(self, reason: str) -> None:
+        """What is watched is not there."""
+        self._unwatch()
+        self.last_exit = reason
+        self.set_health("unknown")
+        self.tell(Lost(reason))
+
     async def _wait_for_others(self, turn: int) -> None:
         if turn != self._turn or not self.life.awaiting:
             return  # it was stopped in the same moment
@@ -289,7 +341,7 @@ class Unit:
 
     def record(self, *, publish: bool) -> None:
         """Write the row that a restarted daemon reads, with the event if there is something to tell."""
-        life, identity = self.life, self.process.identity if self.process else None
+        life, identity = self.life, self.process.identity if self.process else self.sighted
         now, wall = self.shared.clock.monotonic(), self.shared.clock.wall_us()
         # Monotonic times mean nothing to the next daemon: exits are kept in wall time.
         history = [wall - int((now - t) * 1e6) for t in life.exits]
@@ -310,7 +362,7 @@ class Unit:
             name=self.spec.name,
             state=life.state,
             restarts=life.restarts,
-            pid=identity.pid if identity else UNSET,
+            pid=self._pid(),
             reason=life.reason or UNSET,
         )
         entries = (entry(f"agent:{self.name}", "agent.state", data),) if publish else ()

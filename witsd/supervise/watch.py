@@ -20,6 +20,7 @@ from witsd.supervise.limits import Breaches, Held, open_files, unkept
 from witsd.supervise.requests import RequestFigures, Requests
 from witsd.supervise.rings import Rings
 from witsd.supervise.sample import Sample, together
+from witsd.supervise.threads import in_thread
 from witsd.supervise.vitals import Sampler, boottime
 from witsd.values.clock import Clock, rfc3339
 from witsd.values.spec import AgentSpec, Limits
@@ -159,7 +160,7 @@ class Watch:
             held.ceilings = wanted
             if held.container.enforced:
                 try:
-                    await trio.to_thread.run_sync(held.container.set_ceilings, wanted)
+                    await in_thread(held.container.set_ceilings, wanted)
                 except OSError as error:
                     text = f"cannot be held to its new limits as it is ({error.strerror}): restart it"
                     data = AgentLogData(name=held.name, level="warning", text=text)

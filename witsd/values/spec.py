@@ -21,7 +21,7 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Positive = Annotated[int, Meta(ge=1)]
 
-Kind = Literal["native", "exec", "assistant"]
+Kind = Literal["native", "exec", "assistant", "external"]
 Start = Literal["boot", "on_demand", "manual"]
 RestartPolicy = Literal["always", "on_failure", "never"]
 #: Who answers for a text, from least to most: found somewhere, said by a tool, by an agent, by a person.
@@ -79,10 +79,15 @@ class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Health(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Proof of life: how often it is asked for, how long an answer may take, and what follows."""
+    """Proof of life: how often it is asked for, how long an answer may take, and what follows.
+
+    ``watchdog_s``, for exec agents: WATCHDOG=1 is to come on the agent's NOTIFY_SOCKET at least that often (0: need
+    not). It finds the span in ``WATCHDOG_USEC``, as under systemd (sd_watchdog_enabled(3)).
+    """
 
     interval_s: Seconds = 10
     timeout_s: Seconds = 5
+    watchdog_s: Seconds = 0
     action: Literal["restart", "report"] = "restart"
 
 
@@ -132,6 +137,9 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     name: Name
     kind: Kind
     command: tuple[str, ...] = ()
+    #: external: the process to watch, or the file that its number is written to.
+    pid: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    pid_file: str = ""
     cwd: str = "~"
     start: Start = "boot"
     idle_stop_s: Seconds = 300
@@ -165,6 +173,12 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
             raise ValueError(f"`command` is required for kind {self.kind!r}")
         if self.ready.when != "started" and self.kind != "exec":
             raise ValueError("`ready.when` is for kind 'exec': a native agent is ready when it answers initialize")
+        if self.kind == "external":
+            self._check_external()
+        elif self.pid or self.pid_file:
+            raise ValueError("`pid` and `pid_file` are for kind 'external'")
+        if self.health.watchdog_s and (self.kind != "exec" or self.run_per_request):
+            raise ValueError("`health.watchdog_s` is for kind 'exec' that runs all the time: a native agent is pinged")
         if self.kind == "assistant" and self.command:
             raise ValueError("`command` has no meaning for kind 'assistant': remove it")
         for name, value in self.env.items():
@@ -174,3 +188,13 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
             raise ValueError("`command` and `cwd` cannot hold a NUL")
         if self.run_per_request and self.kind != "exec":
             raise ValueError("`run_per_request` is for kind 'exec'")
+
+    def _check_external(self) -> None:
+        if bool(self.pid) == bool(self.pid_file):
+            raise ValueError("kind 'external' needs `pid` or `pid_file`, and not both")
+        if "\0" in self.pid_file:
+            raise ValueError("`pid_file` cannot hold a NUL")
+        kept = {"command": (), "start": "boot", "requires": (), "after": (), "limits": Limits(), "grants": Grants()}
+        for key, nothing in kept.items():
+            if getattr(self, key) != nothing:
+                raise ValueError(f"`{key}` has no meaning for kind 'external', which is watched and nothing else")

@@ -113,7 +113,7 @@ if TYPE_CHECKING:
     ReadyWhen = Literal["started", "notify", "log", "tcp", "http"]
     HealthAction = Literal["restart", "report"]
     MemoryTrust = Literal["untrusted", "tool", "agent", "person"]
-    Kind = Literal["native", "exec", "assistant"]
+    Kind = Literal["native", "exec", "assistant", "external"]
     Start = Literal["boot", "on_demand", "manual"]
     AgentSpecMemory = Literal["on", "off"]
     AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
@@ -343,10 +343,15 @@ class Stop(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Health(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Proof of life: how often it is asked for, how long an answer may take, and what follows."""
+    """Proof of life: how often it is asked for, how long an answer may take, and what follows.
+    ``watchdog_s``, for exec agents: WATCHDOG=1 is to come on the agent's NOTIFY_SOCKET at least
+    that often (0: need not). It finds the span in ``WATCHDOG_USEC``, as under systemd
+    (sd_watchdog_enabled(3)).
+    """
 
     interval_s: float = 10
     timeout_s: float = 5
+    watchdog_s: float = 0
     action: HealthAction = "restart"
 
 
@@ -394,6 +399,9 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     kind: Kind
     command: tuple[str, ...] = ()
+    #: external: the process to watch, or the file that its number is written to.
+    pid: int = 0
+    pid_file: str = ""
     cwd: str = "~"
     start: Start = "boot"
     idle_stop_s: float = 300
