@@ -102,6 +102,10 @@ def test_what_is_trusted_too_little_never_reaches_an_agent(daemon: Daemon) -> No
         made = ask(c, "open", "memory/add", namespace="shared", text="so they say",
                    derived_from=[page[0]["memory_id"], added])  # fmt: skip
         assert c.call("memory/get", memory_id=made["memory_id"])["trust"] == "untrusted"
+        lent = ask(c, "open", "memory/update", memory_id=page[0]["memory_id"], trust="agent")
+        assert lent["trust"] == "untrusted"
+        rewritten = ask(c, "open", "memory/update", memory_id=added, text="a rumour that an agent tells")
+        assert rewritten["trust"] == "agent"
         vouched = ask(c, "open", "memory/add", namespace="shared", text="believe me", trust="person")
         assert vouched["error"]["data"]["path"] == "params.trust"
 
@@ -250,6 +254,23 @@ def test_an_agent_undoes_only_its_own_runs(daemon: Daemon) -> None:
         assert len(ask(c, "one", "memory/revert", run_id=run_id)["deleted"]) == 1
         strange = ask(c, "two", "memory/add", namespace="agent:two", text="x", run_id=run_id)
         assert strange["error"]["code"] == -32002
+
+
+def test_an_agent_deletes_memories_and_not_what_was_said(daemon: Daemon) -> None:
+    said = "These very words were said by a person"
+    with wire(daemon.socket) as c:
+        define(c, "counting", "counting")
+        define(c, "rubber", "script", grants={"memory": ["shared"]})
+        session = c.call("sessions/create", agent="counting")["session_id"]
+        run_id = prompt(c, session, said)
+        mine = ask(c, "rubber", "memory/add", namespace="shared", text=said)["memory_id"]
+        private = add(c, "made of it by somebody else", "private", derived_from=[mine])
+        shared = add(c, "made of it in the open", "shared", derived_from=[mine])
+        done = ask(c, "rubber", "memory/delete", memory_id=mine)
+        assert done == {"deleted": [mine, shared], "redacted": 0}
+        assert c.call("sessions/messages", session_id=session)["items"][0]["text"] == said
+        assert c.call("runs/get", run_id=run_id)["input"]["text"] == said
+        assert c.call("memory/get", memory_id=private)["namespace"] == "private"
 
 
 def test_blocks_are_versioned_and_bounded(daemon: Daemon) -> None:

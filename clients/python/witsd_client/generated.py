@@ -1266,7 +1266,8 @@ class MemoryUpdateParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class MemoryDeleteParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``memory_id`` or ``memory_ids``. With what was derived from them; nothing of the text stays in
     the database. ``redact``: the same text is blotted out of the sessions, runs and events that
-    have it, too.
+    have it, too. For this the caller needs the scope ``chat``; an agent, which has none, deletes
+    memories only.
     """
 
     memory_id: str | None = None

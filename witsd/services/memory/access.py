@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from witsd.journal.journal import Tx
 from witsd.services.memory.records import TRUST
 from witsd.values.actor import Actor
 from witsd.values.errors import InvalidParams, PermissionDenied
@@ -12,6 +13,16 @@ from witsd.values.wire import memory as wire
 
 #: The agent that a session is with; None where there is no such session.
 AgentOf = Callable[[str], str | None]
+
+
+def agent_of(tx: Tx) -> AgentOf:
+    """Who a session is with, as a write transaction sees it."""
+
+    def find(session_id: str) -> str | None:
+        found = tx.execute("SELECT agent FROM sessions WHERE session_id = ?", (session_id,))
+        return found[0][0] if found else None
+
+    return find
 
 
 def may_use(actor: Actor, namespace: str, agent_of: AgentOf) -> bool:

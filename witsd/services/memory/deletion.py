@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from witsd.journal.journal import Journal, Tx
-from witsd.services.memory import hygiene, records, redaction, store
+from witsd.services.memory import access, hygiene, records, redaction, store
 from witsd.services.memory.embedding import Embedding
 from witsd.services.runs import Runs
 from witsd.values.actor import Actor
@@ -42,14 +42,16 @@ class Deletion:
     #: Purges that have begun.
     _purges: int = 0
 
-    async def delete(self, chosen: Callable[[Tx], list[int]], *, redact: bool) -> wire.MemoryDeleteResult:
-        """Delete what ``chosen`` picks, with its duplicates and what was derived from it.
+    async def delete(
+        self, actor: Actor, chosen: Callable[[Tx], list[int]], *, redact: bool
+    ) -> wire.MemoryDeleteResult:
+        """Delete what ``chosen`` picks, with its duplicates and what was derived from it where ``actor`` may write.
 
         Blotted out first and deleted last: should the daemon die on the way, the record is still there to be deleted.
         """
 
         def look(tx: Tx) -> tuple[list[int], list[redaction.Gone]]:
-            rowids = _whole_of(tx, chosen(tx))
+            rowids = _within(tx, actor, _whole_of(tx, chosen(tx)))
             rows = records.by_ids_tx(tx, rowids)
             return rowids, [redaction.Gone(r.text, r.session_id, r.run_id, r.message_id) for r in rows]
 
@@ -141,7 +143,7 @@ class Deletion:
                 raise NotFound(f"there is no run {run_id!r}", kind="run", id=run_id)
             if actor.agent is not None and (not known or known[0][0] != actor.agent):
                 raise PermissionDenied(f"{actor.label} may not undo this run", needs="run")
-            going = store.with_derived(tx, [int(i) for (i,) in written])
+            going = _within(tx, actor, store.with_derived(tx, [int(i) for (i,) in written]))
             deleted = store.erase(tx, going, "reverted")
             return wire.MemoryRevertResult(deleted=tuple(deleted), restored=tuple(_restore(tx, run_id, actor.label)))
 
@@ -194,6 +196,12 @@ class Deletion:
         if total:
             log.info("memory.upkeep deleted=%d", total)
         return total
+
+
+def _within(tx: Tx, actor: Actor, rowids: Sequence[int]) -> list[int]:
+    """Those in namespaces that the caller may use: what others have made of a text is not an agent's to delete."""
+    agent_of = access.agent_of(tx)
+    return [row.id for row in records.by_ids_tx(tx, rowids) if access.may_use(actor, row.namespace, agent_of)]
 
 
 def _whole_of(tx: Tx, rowids: Sequence[int]) -> list[int]:

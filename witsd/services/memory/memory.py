@@ -21,7 +21,7 @@ from witsd.services.memory.embedding import Embedding
 from witsd.services.memory.recall import marked, without_recalled
 from witsd.services.models.embedders import Embedders
 from witsd.services.runs import Runs, cursor_number
-from witsd.values.actor import Actor
+from witsd.values.actor import Actor, Scope
 from witsd.values.clock import Clock
 from witsd.values.config_memory import RetentionConfig
 from witsd.values.errors import Conflict, InvalidParams, ModelError, NotFound, Timeout
@@ -77,7 +77,7 @@ class Memory:
         )
 
         def work(tx: Tx) -> tuple[wire.MemoryAdded, bool]:
-            agent_of = _agent_of(tx)
+            agent_of = access.agent_of(tx)
             access.require(actor, params.namespace, agent_of)
 
             def make() -> wire.MemoryAdded:
@@ -114,7 +114,7 @@ class Memory:
     def _changeable(self, tx: Tx, actor: Actor, memory_id: str) -> records.Row:
         """A record that the caller may read and write."""
         row = records.load_tx(tx, memory_id)
-        access.require(actor, row.namespace, _agent_of(tx))
+        access.require(actor, row.namespace, access.agent_of(tx))
         return row
 
     async def _pack(self, vector: Sequence[float]) -> bytes:
@@ -154,8 +154,9 @@ class Memory:
                 raise Conflict(
                     f"the record is at version {row.version} by now: read it again", version=row.version
                 )
-            if actor.agent is not None and "text" in changes:
-                changes["trust"] = min(changes.get("trust", row.trust), access.trust_for(actor, None, None, 9))
+            if actor.agent is not None and {"text", "trust"} & set(changes):
+                # An agent never lends a text more trust than it has.
+                changes["trust"] = min(changes.get("trust", 9), access.trust_for(actor, None, None, row.trust))
             store.update(tx, row, changes, actor.label, run_id, vector)
             return records.view(records.load_tx(tx, params.memory_id))
 
@@ -331,7 +332,9 @@ class Memory:
         def chosen(tx: Tx) -> list[int]:
             return [self._changeable(tx, actor, memory_id).id for memory_id in dict.fromkeys(ids)]
 
-        return await self.deletion.delete(chosen, redact=params.redact)
+        # Who may not touch what was said cannot blot it out either, least of all by remembering and deleting its words.
+        redact = params.redact and Scope.CHAT in actor.scopes
+        return await self.deletion.delete(actor, chosen, redact=redact)
 
     async def clear(self, actor: Actor, params: wire.MemoryClearParams) -> wire.MemoryClearResult:
         before = None if params.before is None else records.micros(params.before, "params.before")
@@ -386,14 +389,6 @@ def _of_session(db: apsw.Connection, session_id: str) -> tuple[str, ...]:
 
 def _agent_reader(db: apsw.Connection) -> access.AgentOf:
     return lambda session_id: db.execute("SELECT agent FROM sessions WHERE session_id = ?", (session_id,)).get
-
-
-def _agent_of(tx: Tx) -> access.AgentOf:
-    def find(session_id: str) -> str | None:
-        found = tx.execute("SELECT agent FROM sessions WHERE session_id = ?", (session_id,))
-        return found[0][0] if found else None
-
-    return find
 
 
 @asynccontextmanager
