@@ -11,7 +11,8 @@ import click
 
 from witsd.cli.base import Noun, limit_option
 from witsd.cli.connect import call, pages
-from witsd.cli.output import emit_json, fields, note, say, table
+from witsd.cli.memory_block import block
+from witsd.cli.output import coloured, emit_json, fields, note, say, table
 from witsd.cli.text import neutral, one_line, size, when
 
 _KINDS = ["turn", "fact", "preference", "summary", "document"]
@@ -20,6 +21,9 @@ _KINDS = ["turn", "fact", "preference", "summary", "document"]
 @click.group(cls=Noun)
 def memory() -> None:
     """What is remembered: add, search, list, delete."""
+
+
+memory.add_command(block)
 
 
 def namespace_option(default: str | None, text: str) -> Callable[[Any], Any]:
@@ -98,21 +102,42 @@ def memory_search(
         return
     if found.get("degraded"):
         note(f"by words only: {found['degraded']}")
-    table(
-        ("score", "why", "when", "who", "namespace", "memory", "text"),
-        [
-            (f"{h['score']:.2f}", _why(h), when(h["time"]), h.get("speaker") or h["author"], h["namespace"],
-             h["memory_id"], one_line(h["text"], 100))
-            for h in found["items"]
-        ],
-        empty="nothing found",
-    )
+    if not found["items"]:
+        note("nothing found")
+    for number, hit in enumerate(found["items"], 1):
+        _show_hit(number, hit)
+
+
+def _show_hit(number: int, hit: dict[str, Any]) -> None:
+    """Score and text; under it where it is from, and why it was found."""
+    bold, dim, end = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if coloured() else ("", "", "")
+    say(f"{number:>2}  {bold}{hit['score']:.2f}  {one_line(hit['text'], 300)}{end}")
+    passage = hit.get("passage")
+    source = hit.get("source") or {}
+    where = [
+        hit.get("speaker") or hit["author"], when(hit["time"]), hit["namespace"], hit.get("session_id"),
+        source.get("file") or source.get("url") or source.get("tool"),
+        f"part {passage['n']}{': ' if passage['heading'] else ''}{passage['heading']}" if passage else None,
+        "no longer true" if hit.get("superseded_by") else None, hit["memory_id"],
+    ]  # fmt: skip
+    say(f"          {dim}{one_line(' · '.join(filter(None, where)))}{end}")
+    say(f"          {dim}{one_line(_why(hit))}{end}")
+
+
+#: What the parts of a score are called; others by their own name.
+_PARTS = {"around": "what is beside it", "session": "its session", "speaker": "its speaker", "asks": "only asks"}
 
 
 def _why(hit: dict[str, Any]) -> str:
-    parts = ", ".join(f"{name} {part:.2f}" for name, part in hit["parts"].items())
-    words = [word for word in hit["matched"] if not word.startswith("~")]
-    return f"{parts} ({' '.join(words[:6])})" if words else parts
+    """``words 0.82 (spare, key) + what is beside it 0.10``."""
+    shown: list[str] = []
+    for name, part in sorted(hit["parts"].items(), key=lambda one: -one[1]):
+        # Words of the turns beside it are marked, and count there.
+        words = [w.lstrip("~") for w in hit["matched"] if w.startswith("~") == (name == "around")]
+        named = f" ({', '.join(words[:6])})" if words and name in ("words", "around") else ""
+        sign = "- " if part < 0 else "+ " if shown else ""
+        shown.append(f"{sign}{_PARTS.get(name, name)} {abs(part):.2f}{named}")
+    return " ".join(shown)
 
 
 @memory.command(name="list")

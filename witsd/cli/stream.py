@@ -172,9 +172,21 @@ def _describe(item: dict[str, Any]) -> str:
     if kind == "tool_call":
         arguments = to_json(item.get("arguments", {}))
         return f"tool {item['tool']} {arguments} -> {to_json(item.get('result'))}"
+    if kind == "custom" and item.get("name") == "memory.recalled" and isinstance(item.get("data"), dict):
+        return _recalled(item["data"])
     if kind == "artifact":
         return f"artifact {item['name']} ({item['media_type']}) {item.get('path') or ''}"
     return f"{kind}: {item.get('text') or to_json({k: v for k, v in item.items() if k != 'item_id'})}"
+
+
+def _recalled(data: dict[str, Any]) -> str:
+    """What an answer was given to go by, and where that is from."""
+    found = [m for m in data.get("items") or () if isinstance(m, dict)]
+    said = [
+        f"{m.get('memory_id')} ({str(m.get('time'))[:10]} {m.get('session_id') or m.get('namespace')})" for m in found
+    ]
+    more = f" and {len(said) - 3} more" if len(said) > 3 else ""
+    return f"{data.get('text')}: {', '.join(said[:3])}{more}"
 
 
 async def watch(
