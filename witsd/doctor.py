@@ -17,6 +17,8 @@ import msgspec
 from witsd_client.paths import MAX_SOCKET_PATH, Paths
 
 from witsd.door.listen import ListenError, bind_tcp, holder_of
+from witsd.journal.cipher import configured
+from witsd.journal.migrations import SchemaError
 from witsd.services import doctor
 from witsd.supervise import definitions
 from witsd.values.clock import SystemClock
@@ -35,7 +37,11 @@ def examine(env: Mapping[str, str], *, now_us: int) -> DoctorReport:
     items += here
     if holder is None:
         items.append(_port(settings))
-    items += doctor.database(paths.database, now_us=now_us)
+    try:
+        cipher = configured(settings.journal.key_file, settings.journal.key_command, paths.config_dir)
+        items += doctor.database(paths.database, now_us=now_us, cipher=cipher)
+    except SchemaError as error:
+        items.append(DoctorItem(name="database", status="problem", message=str(error)))
     found = definitions.load(paths.agents_dir)
     items.append(doctor.descriptors(settings.limits.connections, len(found.specs)))
     items += doctor.definitions(paths.agents_dir, found.errors, len(found.specs))

@@ -14,6 +14,7 @@ from witsd import __version__
 from witsd.door.activation import Inherited
 from witsd.door.handover import meet
 from witsd.door.listen import bind_tcp, parse_address
+from witsd.journal.cipher import configured
 from witsd.journal.store import StorageError, check_file
 from witsd.notify import EXTENDED_S, Notifier
 from witsd.values.config import Settings
@@ -43,7 +44,8 @@ def take_over(settings: Settings, paths: Paths, manager: Notifier) -> Inherited:
         _say(f"no daemon runs at {paths.socket}: nothing to replace, starting")
         return Inherited()
     try:
-        check_file(paths.database)
+        journal = settings.journal
+        check_file(paths.database, configured(journal.key_file, journal.key_command, paths.config_dir))
         inherited = running.inherited
         if inherited.tcp is not None and not _is_wanted(inherited.tcp.getsockname(), settings.listen.http):
             inherited.tcp.close()

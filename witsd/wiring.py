@@ -24,6 +24,7 @@ from witsd.door.identity import Identifier
 from witsd.door.listen import UnixSocket
 from witsd.door.metrics import render
 from witsd.journal import epoch
+from witsd.journal.cipher import configured
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal, Tx, open_journal
 from witsd.journal.store import StorageError, open_store
@@ -35,6 +36,7 @@ from witsd.rpc.methods import Services, method_table, notification_table
 from witsd.services import visibility
 from witsd.services.access import open_access
 from witsd.services.agents import Agents
+from witsd.services.backup import Backups
 from witsd.services.events import open_events
 from witsd.services.memory.blocks import Blocks
 from witsd.services.memory.memory import open_memory
@@ -173,7 +175,10 @@ async def wired(
         finding = _Finding()
         (await enter(trio.open_nursery())).start_soon(finding.run, _mark(paths))
         sync = settings.journal.synchronous
-        store = await enter(open_store(paths.database, synchronous=sync))
+        cipher = await trio.to_thread.run_sync(
+            configured, settings.journal.key_file, settings.journal.key_command, paths.config_dir
+        )
+        store = await enter(open_store(paths.database, synchronous=sync, cipher=cipher))
         name = await store.write(epoch.begin, boot_id(), sync, ids.new("epoch"))
         journal = await enter(open_journal(store, clock, epoch=name))
         logs = Logs(
@@ -235,6 +240,7 @@ async def wired(
                 describe=_describe,
                 pending_settings=partial(source.pending, settings),
                 containment=containment,
+                cipher=cipher,
             ),
             agents=Agents(supervisor, runs),
             runs=runs,
@@ -245,6 +251,7 @@ async def wired(
             memory=memory,
             blocks=Blocks(journal, memory.run_of),
             access=access,
+            backups=Backups(journal, clock, cipher),
         )
 
         def audit(actor: Actor, method: str, target: str, code: int | None) -> None:

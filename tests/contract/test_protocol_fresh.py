@@ -7,6 +7,7 @@ check is also run with something deliberately broken, which must not pass it.
 from __future__ import annotations
 
 import json
+import keyword
 import os
 import subprocess
 import sys
@@ -301,6 +302,7 @@ async def test_every_method_has_a_typed_call() -> None:
     api = generated.Api(call)
     for name, method in schema.methods().items():
         noun, _, verb = name.replace(".", "/").rpartition("/")
+        verb = f"{verb}_" if keyword.iskeyword(verb) else verb
         bound = getattr(getattr(api, noun) if noun not in ("", "rpc") else api, verb)
         example = msgspec.json.decode(next(v.raw for v in ALL if v.type == method.params.__name__))
         await bound(**example)

@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "token": ("witsd.cli.token:token", "Scoped tokens for programs."),
     "events": ("witsd.cli.events:events", "What has happened, and what happens now."),
     "rpc": ("witsd.cli.rpc:rpc", "Call any method of the protocol."),
+    "backup": ("witsd.cli.backup:backup", "Copy the database to a file while it is in use."),
+    "restore": ("witsd.cli.backup:restore", "Put a backup in the place of the database."),
     "doctor": ("witsd.cli.doctor:doctor", "Check everything witsd needs, and say what to do."),
     "service": ("witsd.cli.service:service", "Have the machine start the daemon and keep it up."),
     "completion": ("witsd.cli.completion:completion", "Print the script that completes `witsd` in a shell."),

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from witsd.cli import memory_io
 from witsd.cli.base import Noun, limit_option
 from witsd.cli.connect import call, pages
 from witsd.cli.memory_block import block
@@ -20,7 +21,7 @@ _KINDS = ["turn", "fact", "preference", "summary", "document"]
 
 @click.group(cls=Noun)
 def memory() -> None:
-    """What is remembered: add, search, list, delete."""
+    """What is remembered: add, search, list, delete, import, export."""
 
 
 memory.add_command(block)
@@ -233,7 +234,8 @@ def memory_rm(memory_ids: tuple[str, ...], keep_elsewhere: bool, as_json: bool) 
         say(one_line(f"{memory_id} is deleted"))
     if done["redacted"]:
         note(f"and its text blotted out in {done['redacted']} places of sessions, runs and events")
-    note("backups made earlier still have it")
+    for backup in done["backups"]:
+        note(f"not touched: the backup of {when(backup['time'])}, {backup['path']}")
 
 
 @memory.command(name="stats")
@@ -261,3 +263,7 @@ def memory_stats(namespace: str | None, as_json: bool) -> None:
         fields([("model", f"{model['model']}, {model['dimensions']} numbers: {model['embedded']} embedded, {state}")])
     if found["to_embed"]:
         note(f"{found['to_embed']} are found by their words only, so far: they are being embedded")
+
+
+memory.add_command(memory_io.memory_import)
+memory.add_command(memory_io.memory_export)

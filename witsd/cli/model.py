@@ -12,7 +12,8 @@ from witsd_client.paths import Paths
 from witsd.cli import weights
 from witsd.cli.base import Noun
 from witsd.cli.connect import call, pages, run
-from witsd.cli.output import emit_json, is_tty, note, say, table
+from witsd.cli.output import emit_json, note, say, table
+from witsd.cli.progress import Bar
 from witsd.cli.text import neutral, one_line
 
 if TYPE_CHECKING:
@@ -170,34 +171,3 @@ def _embedder_spec(name: str, about: str, folder: Path, libraries: Path) -> dict
 def _news(text: str, as_json: bool) -> None:
     if not as_json:
         note(text)
-
-
-class Bar:
-    """A progress bar in bytes on a terminal; elsewhere one line that says what is going on."""
-
-    def __init__(self, title: str, *, quiet: bool) -> None:
-        self._title = title
-        self._quiet = quiet
-        self._progress: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> weights.OnProgress:
-        if self._quiet:
-            return lambda done, total: None
-        if not is_tty():
-            note(self._title)
-            return lambda done, total: None
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-        note(self._title)
-        self._progress = Progress(TextColumn("  "), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._progress.start()
-        self._task = self._progress.add_task("", total=None)
-        return self._show
-
-    def _show(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=total or None)
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from witsd.cli.base import Noun, complete_agents, limit_option
-from witsd.cli.connect import Failed, pages, run
+from witsd.cli.connect import pages, run
+from witsd.cli.files import writing
 from witsd.cli.output import emit_json, emit_json_line, fields, is_tty, note, say, table
 from witsd.cli.text import neutral, one_line, when
 
@@ -146,7 +143,7 @@ def export(session_id: str, form: str, path: Path | None) -> int:
     async def write(client: Client) -> int:
         params: dict[str, Any] = {"session_id": session_id, "format": form}
         count = 0
-        with _target(path) as out:
+        with writing(path) as out:
             while True:
                 piece = await client.call("sessions/export", params)
                 text = piece["text"]
@@ -158,24 +155,6 @@ def export(session_id: str, form: str, path: Path | None) -> int:
                 params["cursor"] = cursor
 
     return run(write)
-
-
-@contextmanager
-def _target(path: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that replaces ``path`` only once all is written."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as out:
-            yield out
-        part.replace(path)
-    except OSError as error:
-        raise Failed(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @session.command(name="rm")

@@ -107,6 +107,8 @@ CREATE INDEX memories_by_run ON memories(run_id) WHERE run_id IS NOT NULL;
 CREATE INDEX memories_by_message ON memories(message_id) WHERE message_id IS NOT NULL;
 CREATE INDEX memories_by_hash ON memories(hash) WHERE hash IS NOT NULL;
 CREATE INDEX memories_by_duplicate ON memories(duplicate_of) WHERE duplicate_of IS NOT NULL;
+CREATE INDEX memories_by_successor ON memories(superseded_by) WHERE superseded_by IS NOT NULL;
+CREATE INDEX memories_by_near ON memories(near_of) WHERE near_of IS NOT NULL;
 CREATE INDEX memories_by_expiry ON memories(expires_us) WHERE expires_us IS NOT NULL;
 CREATE INDEX memories_to_embed ON memories(embedded, id) WHERE indexed = 1;
 
@@ -124,6 +126,16 @@ CREATE INDEX memory_history_by_run ON memory_history(run_id) WHERE run_id IS NOT
 CREATE TABLE memory_links(
     source INTEGER NOT NULL, derived INTEGER NOT NULL, PRIMARY KEY (source, derived)) WITHOUT ROWID;
 CREATE INDEX memory_links_back ON memory_links(derived);
+
+-- What was imported: part by part, under the name of what it comes from. hash: of what was written then, so that the
+-- same is known again and another text takes its place.
+CREATE TABLE memory_imports(
+    namespace_id INTEGER NOT NULL, key TEXT NOT NULL, part INTEGER NOT NULL, hash BLOB NOT NULL,
+    memory INTEGER NOT NULL, PRIMARY KEY (namespace_id, key, part)) WITHOUT ROWID;
+CREATE INDEX memory_imports_by_memory ON memory_imports(memory);
+
+-- Backups that were made: what is deleted here is still in them.
+CREATE TABLE backups(path TEXT PRIMARY KEY, bytes INTEGER NOT NULL, made_us INTEGER NOT NULL) WITHOUT ROWID;
 
 -- One embedding model with one digest (embedder is the name that finds it again); its vectors are in
 -- memory_vectors_<generation>, made when it begins.

@@ -16,6 +16,7 @@ import apsw
 import attrs
 import trio
 
+from witsd.journal.cipher import Cipher, unlocked
 from witsd.journal.migrations import SchemaError, check_ours, migrate
 
 T = TypeVar("T")
@@ -88,7 +89,9 @@ def _in_read_transaction(db: apsw.Connection, fn: Callable[[apsw.Connection], T]
 
 
 @asynccontextmanager
-async def open_store(path: Path, *, synchronous: Synchronous = "FULL", readers: int = 2) -> AsyncIterator[Store]:
+async def open_store(
+    path: Path, *, synchronous: Synchronous = "FULL", readers: int = 2, cipher: Cipher | None = None
+) -> AsyncIterator[Store]:
     """Open or create the database, migrate it, and close every connection at the end.
 
     Raises ``SchemaError`` for a file that cannot be used, ``StorageError`` for one that cannot be opened.
@@ -98,11 +101,11 @@ async def open_store(path: Path, *, synchronous: Synchronous = "FULL", readers: 
         try:
             writer = await apsw.Connection.as_async(str(path))
             opened.append(writer)
-            await writer.async_run(_set_up_writer, writer, str(path), synchronous)
+            await writer.async_run(_set_up_writer, writer, str(path), synchronous, cipher)
             for _ in range(readers):
                 reader = await apsw.Connection.as_async(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
                 opened.append(reader)
-                await reader.async_run(_set_up_reader, reader)
+                await reader.async_run(_set_up_reader, reader, str(path), cipher)
         except (*MEDIUM_ERRORS, apsw.CorruptError, apsw.PermissionsError) as error:
             raise StorageError(f"cannot open the database {path}: {error}") from error
         idle, take = trio.open_memory_channel[Any](readers)
@@ -133,7 +136,7 @@ def load_vectors(db: apsw.Connection) -> None:
         db.enable_load_extension(False)
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, cipher: Cipher | None = None) -> None:
     """Whether ``open_store`` could use the file, as far as reading it tells; a file that is not there can be made.
 
     Raises as ``open_store``. Blocks, briefly; another process may have the database open.
@@ -143,6 +146,7 @@ def check_file(path: Path) -> None:
     try:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         try:
+            unlocked(db, str(path), cipher)
             db.set_busy_timeout(5000)
             check_ours(db, str(path))
         finally:
@@ -151,7 +155,8 @@ def check_file(path: Path) -> None:
         raise StorageError(f"cannot open the database {path}: {error}") from error
 
 
-def _set_up_writer(db: apsw.Connection, path: str, synchronous: str) -> None:
+def _set_up_writer(db: apsw.Connection, path: str, synchronous: str, cipher: Cipher | None) -> None:
+    unlocked(db, path, cipher)
     db.set_busy_timeout(5000)
     check_ours(db, path)  # before the first statement that writes
     load_vectors(db)
@@ -164,7 +169,8 @@ def _set_up_writer(db: apsw.Connection, path: str, synchronous: str) -> None:
     migrate(db, path)
 
 
-def _set_up_reader(db: apsw.Connection) -> None:
+def _set_up_reader(db: apsw.Connection, path: str, cipher: Cipher | None) -> None:
+    unlocked(db, path, cipher)
     db.set_busy_timeout(5000)
     load_vectors(db)
     db.execute("PRAGMA query_only = 1")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from witsd.rpc.call import Call
     from witsd.services.access import Access
     from witsd.services.agents import Agents
+    from witsd.services.backup import Backups
     from witsd.services.events import Events
     from witsd.services.memory.blocks import Blocks
     from witsd.services.memory.memory import Memory
@@ -52,6 +53,7 @@ class Services:
     memory: Memory
     blocks: Blocks
     access: Access
+    backups: Backups
 
 
 @attrs.frozen
@@ -103,6 +105,8 @@ def method_table(v: Services) -> dict[str, Method]:
                lambda c, p: v.system.reload(c.actor, p), scope=admin, mutates=True),
         Method("system/doctor", Empty, d.DoctorReport, "Look at everything that may go wrong and say what to do",
                lambda c, p: v.system.doctor(c.actor, p), scope=admin),
+        Method("system/backup", y.BackupParams, y.Backup, "Copy the database to a file while it is in use",
+               lambda c, p: v.backups.make(c.actor, p, c.progress), scope=admin, mutates=True, target="path"),
         Method("system/shutdown", y.ShutdownParams, Empty, "Stop the agents and then the daemon",
                lambda c, p: v.system.shutdown(c.actor, p), scope=admin, mutates=True),
         Method("agents/list", a.AgentsListParams, a.AgentPage, "The agents and the state each is in",
@@ -195,6 +199,10 @@ def method_table(v: Services) -> dict[str, Method]:
                lambda c, p: v.memory.clear(c.actor, p), scope=memory, agents=True, mutates=True, target="namespace"),
         Method("memory/revert", w.MemoryRevertParams, w.MemoryRevertResult, "Take back what a run wrote, and what derives from it",
                lambda c, p: v.memory.revert(c.actor, p), scope=memory, agents=True, mutates=True, target="run_id"),
+        Method("memory/import", w.MemoryImportParams, w.MemoryImportResult, "Write down records that come from elsewhere, each once",
+               lambda c, p: v.memory.import_(c.actor, p), scope=memory),
+        Method("memory/export", w.MemoryExportParams, w.MemoryExportResult, "A piece of all records, as JSON Lines or Markdown",
+               lambda c, p: v.memory.export(c.actor, p), scope=memory),
         Method("memory/namespaces", w.MemoryNamespacesParams, w.MemoryNamespacePage, "The namespaces the caller may use",
                lambda c, p: v.memory.namespaces(c.actor, p), scope=memory, agents=True),
         Method("memory/stats", w.MemoryStatsParams, w.MemoryStats, "How much there is, and how far its embedding is",

@@ -23,7 +23,8 @@ import apsw
 import attrs
 from witsd_client.paths import Paths
 
-from witsd.journal.migrations import APPLICATION_ID
+from witsd.journal.cipher import Cipher, unlocked
+from witsd.journal.migrations import APPLICATION_ID, SchemaError
 from witsd.values.clock import rfc3339
 from witsd.values.wire.common import UNSET
 from witsd.values.wire.doctor import DoctorItem, DoctorStatus
@@ -268,7 +269,9 @@ def port(address: str | None, *, loopback: bool) -> DoctorItem:
     return _item("port", "ok", address)
 
 
-def database(path: Path, *, now_us: int, within_s: float = CHECK_S) -> list[DoctorItem]:
+def database(
+    path: Path, *, now_us: int, within_s: float = CHECK_S, cipher: Cipher | None = None
+) -> list[DoctorItem]:
     """The file, what SQLite says of it, its log, the disk below it, and whether the clock agrees with it."""
     try:
         info = path.stat()
@@ -281,7 +284,7 @@ def database(path: Path, *, now_us: int, within_s: float = CHECK_S) -> list[Doct
         found.append(_item("database", "problem", f"{path} belongs to {_name(info.st_uid)}", "chown it"))
     elif info.st_mode & 0o077:
         found.append(_item("database", "warning", f"others may read {path}", f"chmod 600 {path}*"))
-    checked, newest = _quick_check(path, within_s)
+    checked, newest = _quick_check(path, within_s, cipher)
     found.append(checked)
     with suppress(OSError):
         wal = Path(f"{path}-wal").stat().st_size
@@ -291,7 +294,7 @@ def database(path: Path, *, now_us: int, within_s: float = CHECK_S) -> list[Doct
     return [*found, *disk(path.parent), _clock(newest, now_us)]
 
 
-def _quick_check(path: Path, within_s: float) -> tuple[DoctorItem, int | None]:
+def _quick_check(path: Path, within_s: float, cipher: Cipher | None) -> tuple[DoctorItem, int | None]:
     """SQLite's ``quick_check`` over a connection of its own, and the time of the newest event."""
     name = "database"
     give_up = time.monotonic() + within_s
@@ -303,6 +306,7 @@ def _quick_check(path: Path, within_s: float) -> tuple[DoctorItem, int | None]:
     except apsw.Error as error:
         return _item(name, "problem", f"{path} cannot be opened: {error}", "see its owner and mode"), None
     try:
+        unlocked(db, str(path), cipher)
         db.set_busy_timeout(1000)
         if db.pragma("application_id") not in (0, APPLICATION_ID):
             return _item(name, "problem", f"{path} is not witsd's database", "move it away"), None
@@ -310,6 +314,8 @@ def _quick_check(path: Path, within_s: float) -> tuple[DoctorItem, int | None]:
         newest = int(row[0]) if row else None
         db.set_progress_handler(lambda: time.monotonic() > give_up, 10_000)
         said = str(db.execute("PRAGMA quick_check(1)").get)
+    except SchemaError as error:
+        return _item(name, "problem", str(error), "see [journal] key_file"), newest
     except apsw.InterruptError:
         return _item(name, "ok", f"{path}, {size}; no fault in the {within_s:g} s it was read for"), newest
     except apsw.BusyError as error:

@@ -13,6 +13,7 @@ import attrs
 import trio
 from witsd_client.paths import Paths
 
+from witsd.journal.cipher import Cipher
 from witsd.journal.journal import Journal
 from witsd.services import doctor, run_rows
 from witsd.services.access import Access, Connected
@@ -53,6 +54,7 @@ class System:
     pending_settings: Callable[[], tuple[tuple[str, ...], str]]
     #: What ends an agent's whole tree; None where there is nothing but session and process group.
     containment: doctor.Containment | None = None
+    cipher: Cipher | None = None
     _started: float = attrs.field(init=False)
     #: One examination at a time: it reads the whole database.
     _examining: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
@@ -139,7 +141,7 @@ class System:
                 *doctor.folders(paths),
                 doctor.socket_file(paths.socket),
                 doctor.port(http, loopback=http is None or _is_loopback(http)),
-                *doctor.database(self.journal.store.path, now_us=self.clock.wall_us()),
+                *doctor.database(self.journal.store.path, now_us=self.clock.wall_us(), cipher=self.cipher),
                 doctor.descriptors(self.limits.connections, len(views), len(os.listdir("/proc/self/fd"))),
                 *doctor.definitions(self.supervisor.folder, errors, len(views)),
                 *doctor.agents(views),

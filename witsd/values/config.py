@@ -48,12 +48,17 @@ class Limits:
 
 @attrs.frozen(kw_only=True)
 class Journal:
-    """How durable and how long. ``compact_after_s`` counts from the end of a run."""
+    """How durable and how long. ``compact_after_s`` counts from the end of a run.
+
+    ``key_file`` (mode 0600), or what ``key_command`` prints: the key of an encrypted database, never the key itself.
+    """
 
     synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = "FULL"
     max_age_days: Annotated[float, Meta(gt=0, le=36_500)] = 30
     max_bytes: Bytes = 1 << 30
     compact_after_s: Seconds = 300
+    key_file: str = ""
+    key_command: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -292,6 +292,21 @@ class DoctorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     items: tuple[DoctorItem, ...]
 
 
+class BackupParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``path``: where the daemon is to put the copy, whole. ``force``: replace what is there."""
+
+    path: str
+    force: bool = False
+
+
+class Backup(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A copy of the database. What was deleted after ``time`` is still in it."""
+
+    path: str
+    bytes: int
+    time: str
+
+
 class ShutdownParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     grace_s: float | None = None
 
@@ -1277,11 +1292,12 @@ class MemoryDeleteParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class MemoryDeleteResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``deleted``: the records that are gone. ``redacted``: in how many messages, items and events the
-    text stood.
+    text stood. ``backups``: copies of the database made earlier, which were not touched.
     """
 
     deleted: tuple[str, ...]
     redacted: int = 0
+    backups: tuple[Backup, ...] = ()
 
 
 class MemoryListParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1341,6 +1357,86 @@ class MemoryRevertResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     deleted: tuple[str, ...]
     restored: tuple[str, ...]
+
+
+class MemoryItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A record on its way in or out; a line of an export is one. What is absent was never said.
+    ``key`` and ``part`` name what it comes from (a file and the nth piece of it): the same text
+    under the same name is known and not written again, another one takes the place of the record
+    that was. ``memory_id`` is kept where it is free. ``vectors``: base64 of int8, one for the
+    record or one for each of its passages.
+    """
+
+    namespace: str
+    text: str
+    kind: MemoryKind
+    memory_id: str | UnsetType = UNSET
+    key: str | UnsetType = UNSET
+    part: int = 0
+    metadata: dict[str, Any] | UnsetType = UNSET
+    speaker: str = ""
+    time: str | UnsetType = UNSET
+    created_at: str | UnsetType = UNSET
+    author: str | UnsetType = UNSET
+    trust: MemoryTrust | UnsetType = UNSET
+    session_id: str | UnsetType = UNSET
+    message_id: str | UnsetType = UNSET
+    run_id: str | UnsetType = UNSET
+    source: MemorySource | UnsetType = UNSET
+    valid_from: str | UnsetType = UNSET
+    valid_to: str | UnsetType = UNSET
+    expires_at: str | UnsetType = UNSET
+    superseded_by: str | UnsetType = UNSET
+    supersedes: tuple[str, ...] = ()
+    derived_from: tuple[str, ...] = ()
+    uses: int = 0
+    vectors: tuple[str, ...] = ()
+
+
+class MemoryWhole(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All of ``key`` has come in, and it has so many parts by now: those beyond are closed."""
+
+    namespace: str
+    key: str
+    parts: int
+
+
+class MemoryImportParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All of it or nothing. ``model`` and ``digest``: of the vectors, which others than of the model
+    in use are not.
+    """
+
+    items: tuple[MemoryItem, ...]
+    whole: tuple[MemoryWhole, ...] = ()
+    model: str | None = None
+    digest: str | None = None
+
+
+class MemoryImportResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``added`` records are new, ``known`` ones were there, ``closed`` ones no longer hold."""
+
+    added: int
+    known: int
+    closed: int
+
+
+class MemoryExportParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """JSON Lines can be imported again, Markdown is for reading. Without a namespace: all of them."""
+
+    namespace: str | None = None
+    format: SessionsExportParamsFormat = "jsonl"
+    vectors: bool = False
+    cursor: str | None = None
+
+
+class MemoryExportResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A piece of the text; the next one is asked for by ``next_cursor``. ``records``: how many are in
+    this one.
+    """
+
+    text: str
+    records: int
+    next_cursor: str | UnsetType = UNSET
 
 
 class MemoryNamespacesParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1857,6 +1953,15 @@ class SystemApi:
     async def doctor(self) -> DoctorReport:
         """Look at everything that may go wrong and say what to do."""
         return await self._call("system/doctor", {}, DoctorReport)
+
+    async def backup(
+        self,
+        *,
+        path: str,
+        force: bool | UnsetType = UNSET,
+    ) -> Backup:
+        """Copy the database to a file while it is in use."""
+        return await self._call("system/backup", _given(path=path, force=force), Backup)
 
     async def shutdown(
         self,
@@ -2576,6 +2681,40 @@ class MemoryApi:
     ) -> MemoryRevertResult:
         """Take back what a run wrote, and what derives from it."""
         return await self._call("memory/revert", _given(run_id=run_id), MemoryRevertResult)
+
+    async def import_(
+        self,
+        *,
+        items: Sequence[MemoryItem | dict[str, Any]],
+        whole: Sequence[MemoryWhole | dict[str, Any]] | UnsetType = UNSET,
+        model: str | None | UnsetType = UNSET,
+        digest: str | None | UnsetType = UNSET,
+    ) -> MemoryImportResult:
+        """Write down records that come from elsewhere, each once."""
+        params = _given(
+            items=items,
+            whole=whole,
+            model=model,
+            digest=digest,
+        )
+        return await self._call("memory/import", params, MemoryImportResult)
+
+    async def export(
+        self,
+        *,
+        namespace: str | None | UnsetType = UNSET,
+        format: SessionsExportParamsFormat | UnsetType = UNSET,
+        vectors: bool | UnsetType = UNSET,
+        cursor: str | None | UnsetType = UNSET,
+    ) -> MemoryExportResult:
+        """A piece of all records, as JSON Lines or Markdown."""
+        params = _given(
+            namespace=namespace,
+            format=format,
+            vectors=vectors,
+            cursor=cursor,
+        )
+        return await self._call("memory/export", params, MemoryExportResult)
 
     async def namespaces(
         self,

@@ -12,8 +12,20 @@ import trio
 
 from witsd.journal.journal import Journal, Tx
 from witsd.services import session_rows
+from witsd.services.backup import known
 from witsd.services.idempotency import once
-from witsd.services.memory import access, contradictions, filters, hygiene, listing, records, store, vectors
+from witsd.services.memory import (
+    access,
+    contradictions,
+    exporting,
+    filters,
+    hygiene,
+    importing,
+    listing,
+    records,
+    store,
+    vectors,
+)
 from witsd.services.memory import context as packing
 from witsd.services.memory import search as searching
 from witsd.services.memory.deletion import Deletion
@@ -334,7 +346,10 @@ class Memory:
 
         # Who may not touch what was said cannot blot it out either, least of all by remembering and deleting its words.
         redact = params.redact and Scope.CHAT in actor.scopes
-        return await self.deletion.delete(actor, chosen, redact=redact)
+        done = await self.deletion.delete(actor, chosen, redact=redact)
+        # Where backups are is for those who may make them.
+        backups = await self._journal.store.read(known) if Scope.ADMIN in actor.scopes else ()
+        return attrs.evolve(done, backups=backups)
 
     async def clear(self, actor: Actor, params: wire.MemoryClearParams) -> wire.MemoryClearResult:
         before = None if params.before is None else records.micros(params.before, "params.before")
@@ -350,6 +365,31 @@ class Memory:
     async def revert(self, actor: Actor, params: wire.MemoryRevertParams) -> wire.MemoryRevertResult:
         """Take back what a run wrote. An agent may do so for its own runs."""
         return await self.deletion.revert(actor, params.run_id)
+
+    # ---- in and out -------------------------------------------------------------------------------------
+
+    async def import_(self, actor: Actor, params: wire.MemoryImportParams) -> wire.MemoryImportResult:
+        """All items or none; durable when this returns."""
+        coming = [
+            importing.checked(item, self._ids.new("mem"), actor, f"params.items[{n}]")
+            for n, item in enumerate(params.items)
+        ]
+        packed = (params.model, params.digest)
+
+        def work(tx: Tx) -> wire.MemoryImportResult:
+            return importing.bring_in(tx, coming, params.whole, packed, actor)
+
+        return await self._journal.write(work, then=self.embedding.nudge)
+
+    async def export(self, actor: Actor, params: wire.MemoryExportParams) -> wire.MemoryExportResult:
+        """Oldest first, and all there is: also what has expired or is no longer true."""
+        after = cursor_number(params.cursor) or 0
+
+        def look(db: apsw.Connection) -> wire.MemoryExportResult:
+            names = None if params.namespace is None else (params.namespace,)
+            return exporting.piece(db, params, after, allowed(db, actor, names))
+
+        return await self._journal.store.read(look)
 
     async def reindex(self, actor: Actor, params: wire.MemoryReindexParams) -> wire.MemoryStats:
         """Use another embedder, or this one anew; what is stored is embedded again in the background."""

@@ -232,6 +232,7 @@ def erase(tx: Tx, rowids: Iterable[int], reason: str) -> list[str]:
             tx.execute("UPDATE memories SET duplicates = duplicates - 1 WHERE memory_id = ?", (row.duplicate_of,))
         tx.execute("DELETE FROM memory_history WHERE memory = ?", (row.id,))
         tx.execute("DELETE FROM memory_links WHERE source = ? OR derived = ?", (row.id, row.id))
+        tx.execute("DELETE FROM memory_imports WHERE memory = ?", (row.id,))
         tx.execute("UPDATE memories SET near_of = NULL WHERE near_of = ?", (row.id,))
         tx.execute("UPDATE memories SET superseded_by = NULL WHERE superseded_by = ?", (row.id,))
         tx.execute("DELETE FROM memories WHERE id = ?", (row.id,))
@@ -244,6 +245,15 @@ def erase(tx: Tx, rowids: Iterable[int], reason: str) -> list[str]:
     for other in beside - going:
         index.refresh(tx, other)
     return gone
+
+
+def step_down(tx: Tx, row: records.Row) -> None:
+    """Where others say the same as this record, which is about to be closed, the oldest of them stands for it now."""
+    heirs = [int(i) for (i,) in tx.execute("SELECT id FROM memories WHERE duplicate_of = ? ORDER BY id", (row.id,))]
+    if heirs:
+        space = int(tx.execute("SELECT namespace_id FROM memories WHERE id = ?", (row.id,))[0][0])
+        tx.execute("UPDATE memories SET duplicates = 0 WHERE id = ?", (row.id,))
+        _inherit(tx, heirs, space)
 
 
 def _inherit(tx: Tx, heirs: list[int], space: int) -> None:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from witsd.values.spec import MemoryTrust
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
+from witsd.values.wire.system import Backup
 
 #: ``agent:<name>``, ``session:<id>``, ``execution:<id>``, ``shared``, or any other name of this form.
 Namespace = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@:/+-]{0,199}$")]
@@ -272,10 +273,14 @@ class MemoryDeleteParams:
 
 @attrs.frozen(kw_only=True)
 class MemoryDeleteResult:
-    """``deleted``: the records that are gone. ``redacted``: in how many messages, items and events the text stood."""
+    """``deleted``: the records that are gone. ``redacted``: in how many messages, items and events the text stood.
+
+    ``backups``: copies of the database made earlier, which were not touched.
+    """
 
     deleted: tuple[str, ...]
     redacted: int = 0
+    backups: tuple[Backup, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -303,6 +308,88 @@ class MemoryRevertResult:
 
     deleted: tuple[str, ...]
     restored: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class MemoryItem:
+    """A record on its way in or out; a line of an export is one. What is absent was never said.
+
+    ``key`` and ``part`` name what it comes from (a file and the nth piece of it): the same text under the same name is
+    known and not written again, another one takes the place of the record that was. ``memory_id`` is kept where it is
+    free. ``vectors``: base64 of int8, one for the record or one for each of its passages.
+    """
+
+    namespace: Namespace
+    text: str
+    kind: MemoryKind
+    memory_id: Short | UnsetType = UNSET
+    key: Annotated[str, Meta(max_length=4096)] | UnsetType = UNSET
+    part: Annotated[int, Meta(ge=0)] = 0
+    metadata: dict[str, Any] | UnsetType = UNSET
+    speaker: Short = ""
+    time: Timestamp | UnsetType = UNSET
+    created_at: Timestamp | UnsetType = UNSET
+    author: Short | UnsetType = UNSET
+    trust: MemoryTrust | UnsetType = UNSET
+    session_id: Short | UnsetType = UNSET
+    message_id: Short | UnsetType = UNSET
+    run_id: Short | UnsetType = UNSET
+    source: MemorySource | UnsetType = UNSET
+    valid_from: Timestamp | UnsetType = UNSET
+    valid_to: Timestamp | UnsetType = UNSET
+    expires_at: Timestamp | UnsetType = UNSET
+    superseded_by: Short | UnsetType = UNSET
+    supersedes: MemoryIds = ()
+    derived_from: MemoryIds = ()
+    uses: Annotated[int, Meta(ge=0)] = 0
+    vectors: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class MemoryWhole:
+    """All of ``key`` has come in, and it has so many parts by now: those beyond are closed."""
+
+    namespace: Namespace
+    key: Annotated[str, Meta(max_length=4096)]
+    parts: Annotated[int, Meta(ge=0)]
+
+
+@attrs.frozen(kw_only=True)
+class MemoryImportParams:
+    """All of it or nothing. ``model`` and ``digest``: of the vectors, which others than of the model in use are not."""
+
+    items: Annotated[tuple[MemoryItem, ...], Meta(max_length=1000)]
+    whole: Annotated[tuple[MemoryWhole, ...], Meta(max_length=1000)] = ()
+    model: str | None = None
+    digest: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryImportResult:
+    """``added`` records are new, ``known`` ones were there, ``closed`` ones no longer hold."""
+
+    added: int
+    known: int
+    closed: int
+
+
+@attrs.frozen(kw_only=True)
+class MemoryExportParams:
+    """JSON Lines can be imported again, Markdown is for reading. Without a namespace: all of them."""
+
+    namespace: Namespace | None = None
+    format: Literal["jsonl", "markdown"] = "jsonl"
+    vectors: bool = False
+    cursor: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class MemoryExportResult:
+    """A piece of the text; the next one is asked for by ``next_cursor``. ``records``: how many are in this one."""
+
+    text: str
+    records: int
+    next_cursor: str | UnsetType = UNSET
 
 
 @attrs.frozen(kw_only=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import attrs
 from msgspec import Meta
 
-from witsd.values.wire.common import UNSET, UnsetType
+from witsd.values.wire.common import UNSET, Timestamp, UnsetType
 
 PROTOCOL_VERSION = "1"
 
@@ -106,3 +106,20 @@ class ReloadResult:
 @attrs.frozen(kw_only=True)
 class ShutdownParams:
     grace_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class BackupParams:
+    """``path``: where the daemon is to put the copy, whole. ``force``: replace what is there."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4096)]
+    force: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Backup:
+    """A copy of the database. What was deleted after ``time`` is still in it."""
+
+    path: str
+    bytes: int
+    time: Timestamp
