@@ -108,7 +108,9 @@ def fold(text: str) -> str:
     if not text.isascii():
         text = _SYMBOL.sub(_name, MARKS.sub(" ", text))
         text = _RUN.sub(_pairs, text)
-    return _LATIN.sub(_base, text.lower())
+    text = text.lower()
+    irregular = BASE_FORMS.keys() & set(_LATIN.findall(text))
+    return _LATIN.sub(_base, text) if irregular else text
 
 
 #: A turn stands around four others, one after the other.
