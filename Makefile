@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 PROJECTS := pyproject.toml clients/python/pyproject.toml
 
-.PHONY: help run test check generate bench lock wheels clean
+.PHONY: help run test check generate bench bench-recall lock wheels clean
 
 help:
 	@echo 'witsd: the init system for AI agents'
@@ -22,6 +22,7 @@ help:
 	@echo '  make check     ruff, mypy --strict, import-linter, and whether generated files are fresh'
 	@echo '  make generate  write protocol/ and the client types from the declarations in witsd/'
 	@echo '  make bench     the figures of the README, each beside a floor measured in the same run'
+	@echo '  make bench-recall  of what answers a question, how much memory finds; MINILM=fetch measures minilm, too'
 	@echo '  make wheels    the two wheels, in dist/'
 	@echo '  make lock      resolve requirements.lock anew'
 	@echo '  make clean     remove what these targets made'
@@ -47,6 +48,9 @@ generate: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m tests.bench
+
+bench-recall: $(VENV)/.dev
+	@$(BIN)/python -m tests.bench.recall $(if $(MINILM),--minilm $(MINILM))
 
 wheels: $(VENV)/.dev
 	@echo 'building both wheels into dist/'
