@@ -68,7 +68,7 @@ def test_what_stands_beside_a_good_match_is_lifted() -> None:
         Candidate(8, bm25=-1.0),
     ]
     scored = {one.rowid: one.parts.get("around", 0) for one in blend(candidates, "q", mode="keyword")}
-    assert scored == pytest.approx({4: 0.3 / 4, 5: 0.3, 6: 0.3 / 4, 7: 0, 8: 0})
+    assert scored == pytest.approx({4: 0.2 / 4, 5: 0.2, 6: 0.2 / 4, 7: 0, 8: 0})
 
 
 def test_turns_that_only_ask_or_hardly_say_anything_come_later() -> None:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from witsd.services.memory.concepts import readable
 from witsd.services.memory.words import NEIGHBOURS, TOKENIZE, WEIGHTS, date_words, indexed, match, query_words
 
 MAY_8_2023_US = 1_683_500_000_000_000 + 86_400_000_000
@@ -70,41 +69,6 @@ def test_a_question_finds(index: Index, text: str, question: str) -> None:
     index.add("Nothing of the kind", text, "好的没问题")
     assert 2 in index.ask(question)
     assert index.ask(question)[0] == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "question"),
-    [
-        ("We got a puppy from the shelter", "Which pet do they have?"),
-        ("The twins start on Monday", "When do they begin?"),
-        ("The bus was late", "How do I commute?"),
-        ("She is a nurse", "What is her profession?"),
-        ("There were twelve of us", "How many came?"),
-        ("There were 12 of us", "How many came?"),
-    ],
-)
-def test_what_belongs_to_the_thing_asked_for_is_found_without_a_shared_word(
-    index: Index, text: str, question: str
-) -> None:
-    index.add("Nothing of the kind", text)
-    assert index.ask(question)[0] == 2
-    assert not set(query_words(text)) & set(query_words(question))
-
-
-def test_a_member_of_a_group_does_not_ask_for_the_others(index: Index) -> None:
-    index.add("my puppy is asleep")
-    assert index.ask("a pet") == [1]
-    assert match("the cat", related=False) == '"cat"'
-    assert index.ask("the cat") == []
-
-
-def test_marks_are_not_what_people_write() -> None:
-    mark = (match("pet") or "").split('"')[-2]
-    assert mark in indexed("a puppy").text
-    assert mark not in indexed(f"a {mark} stone").text
-    assert match(mark) is None
-    assert readable(mark) == "<pet>"
-    assert readable("pet") == "pet"
 
 
 def test_speaker_and_day_are_words_of_a_record(index: Index) -> None:

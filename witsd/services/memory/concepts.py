@@ -1,8 +1,9 @@
-"""What belongs to what in everyday life: a question for a *pet* finds the *puppy*, one for *illness* the *flu*.
+"""What belongs to what in everyday life: a question for a *pet* is near the *puppy*, one for *illness* near the *flu*.
 
-Each group becomes a mark, one character from Unicode's private area, which stands in the text index beside the words of
-a record and so is weighed like any word: by how many records have it. The words before a colon ask for their whole
-group; those after it are found by them, and ask for themselves alone (a question for the *cat* finds no *dog*).
+The ``hash`` embedder has a feature for each group, which is all it knows of meaning. The words before a colon ask for
+their whole group; those after it are found by them, and ask for themselves alone (for the *cat* is not for the *dog*).
+
+The groups are kept out of the text index: on conversations of strangers they cost one to two points of recall there.
 """
 
 from __future__ import annotations
@@ -259,12 +260,8 @@ _GROUPS = """
     cancel terminate : give stop
 """
 
-_FIRST = 0xE100
-#: Every character that is or may become a mark: taken out of what people write.
-MARKS = re.compile("[\ue000-\uf8ff]")
-
-#: What a question asks for without naming it: its mark, and the words that answer it.
-_WHEN, _HOW_MANY = "\ue000", "\ue001"
+#: What a question asks for without naming it, and the words that answer it.
+_WHEN, _HOW_MANY = "when", "how many"
 _ASKED = (
     (
         _WHEN,
@@ -282,36 +279,26 @@ _ASKED = (
 )
 
 
-def marks_of(words: Iterable[str]) -> list[str]:
-    """The marks of a record with these words, each once."""
+def groups_of(words: Iterable[str]) -> list[str]:
+    """The groups that words of a record belong to, each once, by names of our own."""
     members = _filed().members
-    return list(dict.fromkeys(mark for word in words for mark in _marks(members, word)))
+    found = ((_HOW_MANY,) if word.isdigit() else members.get(stem(word), ()) for word in words)
+    return list(dict.fromkeys(group for groups in found for group in groups))
 
 
-def marks_asked(words: Iterable[str], question: str) -> list[str]:
-    """The marks that a question asks for. ``words`` are those of it that tell something, ``question`` is all of it."""
-    asked = [mark for mark, pattern, _ in _ASKED if pattern.search(question.lower())]
+def groups_asked(words: Iterable[str], question: str) -> list[str]:
+    """The groups that a question asks for. ``words`` are those of it that tell something, ``question`` is all of it."""
+    asked = [group for group, pattern, _ in _ASKED if pattern.search(question.lower())]
     heads = _filed().heads
-    return list(dict.fromkeys([*asked, *(mark for word in words for mark in heads.get(stem(word), ()))]))
-
-
-def readable(word: str) -> str:
-    """A word of the index as people may see it: a mark by the name of its group, in angle brackets."""
-    name = _filed().names.get(word)
-    return word if name is None else f"<{name}>"
-
-
-def _marks(members: Mapping[str, tuple[str, ...]], word: str) -> tuple[str, ...]:
-    return (_HOW_MANY,) if word.isdigit() else members.get(stem(word), ())
+    return list(dict.fromkeys([*asked, *(group for word in words for group in heads.get(stem(word), ()))]))
 
 
 @attrs.frozen
 class _Filed:
-    """Stem -> the marks it asks for; stem -> the marks it has; mark -> its name."""
+    """Stem -> the groups it asks for; stem -> the groups it belongs to."""
 
     heads: Mapping[str, tuple[str, ...]]
     members: Mapping[str, tuple[str, ...]]
-    names: Mapping[str, str]
 
 
 @cache
@@ -319,18 +306,16 @@ def _filed() -> _Filed:
     """Made when memory is first used: the daemon's start need not wait for it."""
     heads: dict[str, tuple[str, ...]] = {}
     members: dict[str, tuple[str, ...]] = {}
-    names = {_WHEN: "time", _HOW_MANY: "number"}
 
-    def add(to: dict[str, tuple[str, ...]], words: str, mark: str) -> None:
+    def add(to: dict[str, tuple[str, ...]], words: str, group: str) -> None:
         for key in dict.fromkeys(stem(BASE_FORMS.get(word, word)) for word in words.split()):
-            to[key] = (*to.get(key, ()), mark)
+            to[key] = (*to.get(key, ()), group)
 
-    for mark, _, words in _ASKED:
-        add(members, words, mark)
-    for number, group in enumerate(re.split(r"\n {4}(?! )", _GROUPS)[1:]):
-        mark = chr(_FIRST + number)
-        asking, _, found = group.partition(":")
-        names[mark] = asking.split()[0]
-        add(heads, asking, mark)
-        add(members, f"{asking} {found}", mark)
-    return _Filed(heads, members, names)
+    for group, _, words in _ASKED:
+        add(members, words, group)
+    for line in re.split(r"\n {4}(?! )", _GROUPS)[1:]:
+        asking, _, found = line.partition(":")
+        group = " ".join(asking.split())
+        add(heads, asking, group)
+        add(members, f"{asking} {found}", group)
+    return _Filed(heads, members)

@@ -17,10 +17,10 @@ Mode: TypeAlias = Literal["hybrid", "semantic", "keyword"]
 
 #: What meaning weighs in a hybrid score; words weigh the rest.
 MEANING_SHARE = 0.5
-#: The same for vectors of ``hash``, which repeat what the words say: they help where a word is written otherwise.
+#: The same for vectors of ``hash``, which mostly repeat what the words say.
 HASH_SHARE = 0.15
 #: Added from the better of the two records beside it in its session: an answer shares few words with its question.
-AROUND_SHARE = 0.3
+AROUND_SHARE = 0.2
 #: Added for the session that matches best, less for others; and for a record of a speaker whom the question names.
 SESSION_BONUS = 0.15
 SPEAKER_BONUS = 0.1
@@ -28,7 +28,7 @@ SPEAKER_BONUS = 0.1
 SESSION_DEPTH = 5
 #: Taken from a turn that only asks, and from a short one: full for an empty one, nothing from so many bytes of UTF-8.
 ASKS_MALUS = 0.1
-SHORT_MALUS, SHORT_BYTES = 0.15, 100
+SHORT_MALUS, SHORT_BYTES = 0.2, 100
 
 
 @attrs.frozen

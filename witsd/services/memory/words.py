@@ -2,7 +2,7 @@
 
 The index is an FTS5 table with two columns of ours: ``text`` holds who said it, when, and what was said; ``around`` the
 turns before and after it, which count less. Both are made here and are read by nobody, so words are put there in the
-form in which they are found best, and marks for what they belong to (``concepts``) beside them.
+form in which they are found best.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from functools import lru_cache
 
 import attrs
 
-from witsd.services.memory.concepts import MARKS, marks_asked, marks_of
 from witsd.services.memory.lexicon import BASE_FORMS, STOP_WORDS
 from witsd.services.memory.stems import TOKENIZE
 
@@ -57,18 +56,15 @@ def indexed(
     """
     own = " ".join(filter(None, (speaker, "" if time_us is None else date_words(time_us), text)))
     near = (*before[-NEIGHBOURS:], *after[:NEIGHBOURS])
-    return Indexed(text=" ".join((fold(own), *marks_of(pieces(text)))), around="\n".join(map(_fold_near, near)))
+    return Indexed(text=fold(own), around="\n".join(map(_fold_near, near)))
 
 
-def match(query: str, *, related: bool = True) -> str | None:
+def match(query: str) -> str | None:
     """An FTS5 expression that matches records with any word of ``query``; None when it has no word at all.
 
-    It names no column. Words that say nothing are left out, unless there is no other. With ``related``, words that
-    belong to what is asked for match, too.
+    It names no column. Words that say nothing are left out, unless there is no other.
     """
-    words = query_words(query)
-    marks = marks_asked(words, query[:MAX_QUERY_CHARS]) if related and words else []
-    return " OR ".join(map(_quoted, (*words, *marks))) or None
+    return " OR ".join(map(_quoted, query_words(query))) or None
 
 
 def query_words(query: str) -> list[str]:
@@ -83,7 +79,7 @@ def pieces(text: str) -> Iterator[str]:
     without spaces (a single one for a run of one).
     """
     if not text.isascii():
-        text = _SYMBOL.sub(_name, MARKS.sub(" ", text))
+        text = _SYMBOL.sub(_name, text)
     for found in _PIECE.finditer(text.lower()):
         word = found[0]
         if found["run"] is None:
@@ -106,7 +102,7 @@ def fold(text: str) -> str:
     (and the last character, so that each character begins a piece), pictures by their names.
     """
     if not text.isascii():
-        text = _SYMBOL.sub(_name, MARKS.sub(" ", text))
+        text = _SYMBOL.sub(_name, text)
         text = _RUN.sub(_pairs, text)
     text = text.lower()
     irregular = BASE_FORMS.keys() & set(_LATIN.findall(text))
