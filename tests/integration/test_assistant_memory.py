@@ -61,7 +61,7 @@ def test_the_newest_holds_and_closes_the_old_one(home: Daemon) -> None:
     corrected = say(home, "What is my favourite colour?")["session_id"]
     assert "your favourite colour is green" in say(home, "Now it is green.", corrected)["output"]
     asked = say(home, "Which is my favourite colour?")["output"]
-    assert asked.startswith("Your favourite colour is green.")
+    assert asked.startswith("Your favourite colour is green. It was noted on "), "in these words it was not said"
     assert "blue" not in asked
     say(home, "By the way, my favorite color is now red")
     assert say(home, "what's my favourite colour?")["output"].startswith("Your favourite colour is red.")

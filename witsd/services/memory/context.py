@@ -121,19 +121,23 @@ class _Page:
 
 
 def _line(row: Row, memory_id: str) -> Line:
-    """``[2026-01-31 09:05] owner: text``; a document's passage with its file and its heading."""
+    """``[2026-01-31 09:05] owner: text``, under its session; else with its id, a document under its file."""
     told = f"{rfc3339(row.time_us)[:16].replace('T', ' ')}"
     said = f"[{told}] " if row.session_id else f"[{told} {memory_id}] "
     if row.speaker:
         said += f"{_flat(row.speaker)}: "
+    if row.heading:
+        said += f"({_flat(row.heading)}) "
     source = source_of(row)
-    named = (source.file if source is not UNSET and isinstance(source.file, str) else "", row.heading or "")
-    if any(named):
-        said += f"({_flat(': '.join(filter(None, named)))}) "
-    # Conversations stay together, and in the order in which they were held.
-    group = row.session_id or (f"~{row.part_of}" if row.part_of is not None else "")
-    head = f"In session {_flat(row.session_id)}:" if row.session_id else ""
-    return Line(row.id, (group, row.time_us, row.id), head, said + row.text.strip().replace("\n", "\n    "))
+    file = source.file if source is not UNSET and isinstance(source.file, str) else ""
+    # Conversations stay together, and in the order in which they were held; so do documents.
+    if row.session_id:
+        head, group = f"In session {_flat(row.session_id)}:", row.session_id
+    else:
+        head = f"From {_flat(file)}:" if file else ""
+        group = f"~{file}~{row.part_of or ''}" if file or row.part_of is not None else ""
+    place = row.id if row.part_of is None else row.place or 0
+    return Line(row.id, (group, row.time_us, place), head, said + row.text.strip().replace("\n", "\n    "))
 
 
 def _flat(text: str) -> str:

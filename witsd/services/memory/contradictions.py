@@ -39,13 +39,16 @@ def settle(tx: Tx, rowid: int, text: str, ids: Ids) -> None:
 
 
 def _settle_it(tx: Tx, row: records.Row, ids: Ids) -> None:
-    """``Now it is green`` tells nothing on its own: what it means is written down beside it, and goes with it."""
+    """``Now it is green`` tells nothing on its own: what it means is written down beside it, and goes with it.
+
+    It has no speaker: these are not the words that were said.
+    """
     for stated in statements(row.text, _subject_before(tx, row)):
         if not stated.single:
             continue
         new = store.New(
             memory_id=ids.new("mem"), namespace=row.namespace, kind="fact",
-            text=f"My {stated.about} is {stated.value}.", author=row.author, trust=row.trust, speaker=row.speaker,
+            text=f"My {stated.about} is {stated.value}.", author=row.author, trust=row.trust,
             session_id=row.session_id, run_id=row.run_id, time_us=row.time_us, dedupe=False,
         )  # fmt: skip
         rowid, _ = store.add(tx, new)

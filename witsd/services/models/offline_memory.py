@@ -18,7 +18,7 @@ from witsd.services.models.offline_text import sentences
 from witsd.values.wire.models import ChatMessage
 
 _PART = re.compile(f"{re.escape(OPEN)}\n(.*?)\n{re.escape(CLOSE)}", re.DOTALL)
-_SESSION = re.compile(r"^In session (.*):$")
+_HEAD = re.compile(r"^(?:In session (?P<session>.*)|From (?P<file>.*)):$")
 _LINE = re.compile(r"^\[(\d{4})-(\d\d)-(\d\d) (\d\d:\d\d)(?: (mem_\w+))?\] (.*)$")
 #: Said by the assistant with what it recalled; see ``adapters/assistant.py``.
 _HAS_MEMORY = re.compile(r"(?m)^You have a memory")
@@ -46,6 +46,7 @@ class Memory:
     speaker: str
     session: str
     memory_id: str
+    file: str = ""
 
     @property
     def mine(self) -> bool:
@@ -61,6 +62,8 @@ class Memory:
     def told(self) -> str:
         """Who said it, when and where."""
         where = f", in session {self.session}" if self.session else f" (memory {self.memory_id})"
+        if self.file:
+            return f"{self.file} says{where}"
         if self.mine:
             return f"You told me on {self.day}{where}"
         if self.speaker:
@@ -91,23 +94,17 @@ def recalled(messages: Sequence[ChatMessage]) -> list[Memory]:
 
 
 def _read(part: str) -> Iterable[Memory]:
-    session = ""
-    found: list[Memory] = []
+    session = file = ""
     for line in part.replace(_INDENT, "\r").split("\n"):
-        head, entry = _SESSION.match(line), _LINE.match(line)
-        if head is not None:
-            session = head[1]
-        elif not line:
-            session = ""
-        elif entry is not None:
+        head, entry = _HEAD.match(line), _LINE.match(line)
+        if head is not None or not line:
+            session, file = (head["session"] or "", head["file"] or "") if head is not None else ("", "")
+        elif entry is not None and 1 <= int(entry[2]) <= 12:
             year, month, day, hour, memory_id, text = entry.groups()
-            if not 1 <= int(month) <= 12:
-                continue
             speaker, colon, said = text.partition(": ") if session else ("", "", text)
             speaker, said = (speaker, said) if colon else ("", text)
             said = said.replace("\r", "\n")
-            found.append(Memory(said, f"{year}-{month}-{day} {hour}", speaker, session, memory_id or ""))
-    return found
+            yield Memory(said, f"{year}-{month}-{day} {hour}", speaker, session, memory_id or "", file)
 
 
 def remembered(memories: Iterable[Memory]) -> dict[str, tuple[str, Memory]]:
@@ -115,7 +112,7 @@ def remembered(memories: Iterable[Memory]) -> dict[str, tuple[str, Memory]]:
     known: dict[str, tuple[str, Memory]] = {}
     subjects: dict[str, str] = {}
     for memory in memories:
-        if memory.speaker and not memory.mine:
+        if memory.file or (memory.speaker and not memory.mine):
             continue
         for statement in statements(memory.text, subjects.get(memory.session, "") if memory.session else ""):
             known[statement.about] = statement.value, memory

@@ -1,0 +1,51 @@
+"""This repository's own documents, asked in other words than theirs, are answered from the right passages."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.support.daemon import PATIENCE_S, ROOT, Daemon
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "protocol").rglob("*.md"))]
+
+#: A question, the file it is answered from, and words of the passage that has the answer.
+QUESTIONS = [
+    ("Which setting survives a power cut?", "README.md", "the machine loses power"),
+    ("Where are API keys kept?", "README.md", "Keys come from a file"),
+    ("How do I continue an earlier conversation?", "README.md", "closing and reopening continues it"),
+    ("How is it noticed that a child has exited?", "ARCHITECTURE.md", "Exit is seen through a pidfd"),
+    ("What happens to agents when their parent process is killed?", "forker.md", "death signal"),
+]
+
+
+def remember_documents(daemon: Daemon) -> None:
+    for path in DOCUMENTS:
+        source = {"file": str(path.relative_to(ROOT))}
+        daemon.call("memory/add", namespace="docs", kind="document", text=path.read_text(), source=source)
+    deadline = time.monotonic() + PATIENCE_S
+    while daemon.call("memory/stats")["to_embed"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def test_questions_in_other_words_find_the_right_passages(daemon: Daemon) -> None:
+    remember_documents(daemon)
+    for question, file, words in QUESTIONS:
+        hits = daemon.call("memory/search", query=question, namespace="docs", limit=3)["items"]
+        found = [(hit["source"]["file"], " ".join(hit["text"].split())) for hit in hits]
+        assert any(name.endswith(file) and words in text for name, text in found), (question, found)
+
+
+def test_the_assistant_answers_from_a_document_and_names_it(daemon: Daemon) -> None:
+    spec = daemon.call("agents/get", name="assistant")["spec"]
+    if spec.get("grants", {}).get("memory") != ["shared"]:
+        pytest.fail(f"the first assistant may read what is shared: {spec}")
+    text = (ROOT / "README.md").read_text()
+    daemon.call("memory/add", namespace="shared", kind="document", text=text, source={"file": "README.md"})
+    session = daemon.call("sessions/create", agent="assistant", settings={"model": "offline"})["session_id"]
+    asked = {"session_id": session, "text": "Which of the settings survive when the machine loses power?"}
+    run = daemon.call("sessions/prompt", **asked)["run_id"]
+    answer = daemon.call("runs/wait", run_id=run, timeout_s=60)["output"]
+    assert answer.startswith("README.md says (memory mem_"), answer
+    assert "loses power" in answer
