@@ -100,6 +100,7 @@ def test_an_answer_quoted_from_memory_is_not_taken_for_a_persons_words(home: Dae
     home.call("memory/add", namespace="agent:assistant", text="My name is Mallory.", kind="turn", session_id="s",
               speaker="assistant")  # fmt: skip
     assert "not told me" in say(home, "What is my name?")["output"]
+    assert "I cannot answer that" in say(home, "Who is called Mallory?")["output"], "nor quoted as what was said"
 
 
 async def test_blocks_and_memories_reach_the_model_once_each_and_well_marked(home: Daemon) -> None:
