@@ -25,7 +25,7 @@ async def test_declares_itself() -> None:
         assert result == {
             "protocol_version": "1",
             "agent_info": {"name": "mine", "version": "3"},
-            "capabilities": {"sessions": False},
+            "capabilities": {"sessions": False, "embeddings": False},
             "tools": [{"name": "count", "description": "counts", "input_schema": {}}],
             "skills": [{"name": "digest", "description": "digests", "input_schema": {"type": "object"}}],
         }
