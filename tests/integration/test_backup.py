@@ -131,19 +131,26 @@ def test_what_is_no_sound_backup_is_refused_and_nothing_changes(daemon: Daemon, 
     daemon.stop()
     before = database(daemon).read_bytes()
     names = sorted(os.listdir(database(daemon).parent))
-    cut, text, foreign, newer, empty = (tmp_path / name for name in ("cut", "text", "foreign", "newer", "empty"))
+    cut, wrong, text, foreign, newer, empty = (
+        tmp_path / name for name in ("cut", "wrong", "text", "foreign", "newer", "empty")
+    )
     data = good.read_bytes()
     cut.write_bytes(data[: len(data) // 2])
+    shutil.copy(good, wrong)
     text.write_text("not a database at all, and long enough to be read as one")
     empty.touch()
     shutil.copy(good, newer)
-    for path, sql in ((foreign, "CREATE TABLE t(x)"), (newer, "PRAGMA user_version = 999")):
+    for path, sql in (
+        (foreign, "CREATE TABLE t(x)"),
+        (newer, "PRAGMA user_version = 999"),
+        (wrong, "PRAGMA ignore_check_constraints = ON; UPDATE journal SET one = 2"),
+    ):
         db = apsw.Connection(str(path))
         db.execute(sql)
         db.close()
     for path, why in (
-        (cut, "damaged"), (text, "not a database"), (foreign, "another program"), (newer, "newer witsd"),
-        (empty, "empty"), (tmp_path / "missing", "no file"), (tmp_path, "no file"),
+        (cut, "damaged"), (wrong, "damaged"), (text, "not a database"), (foreign, "another program"),
+        (newer, "newer witsd"), (empty, "empty"), (tmp_path / "missing", "no file"), (tmp_path, "no file"),
         (database(daemon), "the database itself"),
     ):  # fmt: skip
         done = daemon.cli("restore", str(path))
@@ -161,10 +168,14 @@ def test_a_broken_database_is_kept_with_its_log(daemon: Daemon, tmp_path: Path) 
         put(c, 3)
         c.call("system/backup", path=str(file))
     daemon.kill()
+    log = Path(f"{database(daemon)}-wal").read_bytes()
     database(daemon).write_bytes(b"garbage" * 1000)
     done = daemon.cli("restore", "--json", str(file))
     assert done.returncode == 0, done.stderr
-    assert Path(json.loads(done.stdout)["kept"]).read_bytes() == b"garbage" * 1000
+    kept = Path(json.loads(done.stdout)["kept"])
+    assert kept.read_bytes() == b"garbage" * 1000
+    assert log, "it was killed with something in its log"
+    assert Path(f"{kept}-wal").read_bytes() == log
     daemon.start()
     assert records(daemon) == 3
 

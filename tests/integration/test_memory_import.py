@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import time
@@ -13,6 +14,7 @@ import pytest
 from tests.support.daemon import PATIENCE_S, Daemon
 from tests.support.pdf import pdf
 from tests.support.wire import RpcError, Wire, wire
+from witsd.services.memory import vectors
 
 
 def imported(daemon: Daemon, *args: str | Path) -> dict[str, Any]:
@@ -193,6 +195,14 @@ def test_vectors_of_this_model_are_taken_over_and_others_are_not(daemon: Daemon)
         settled(c)
         far = c.call("memory/search", query="zebra", mode="semantic", namespace="n")["items"][0]
         assert (far["text"], far["score"]) == ("zebra", pytest.approx(1, abs=0.05)), "embedded here"
+        ones = base64.b64encode(vectors.pack([1.0] * 384, 384)).decode()
+        ours = {**item, "key": "k3", "text": "gnu", "vectors": [ones]}
+        wrong = {**item, "key": "k4", "text": "eland", "vectors": [ones[:8]]}
+        c.call("memory/import", items=[ours, wrong], model=model["model"], digest=model["digest"])
+        settled(c)
+        near = c.call("memory/search", vector=[1.0] * 384, mode="semantic", namespace="n")["items"]
+        assert (near[0]["text"], near[0]["score"]) == ("gnu", pytest.approx(1, abs=0.05)), "as it came"
+        assert "eland" in {hit["text"] for hit in near}, "of another size, so embedded here"
 
 
 def test_a_long_export_comes_in_pieces_and_as_markdown(daemon: Daemon, tmp_path: Path) -> None:
