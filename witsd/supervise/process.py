@@ -190,9 +190,9 @@ class Process:
         os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         os.close(self._pidfd)
 
-    async def aclose_pipes(self) -> None:
+    def close_pipes(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):
-            await stream.aclose()
+            stream.close()
 
 
 async def spawn(

@@ -80,8 +80,12 @@ class Requests:
     def figures(self, now: float, window_s: float = SLOT_S * SLOTS) -> RequestFigures:
         """Over the last ``window_s``, in whole slots of which the one that is under way counts as the last."""
         wanted = min(SLOTS, max(1, math.ceil(window_s / SLOT_S)))
+        slots = self._slots
+        if slots is None:
+            return RequestFigures(
+                count=0, errors=0, error_rate=0.0, mean_ms=0.0, p95_ms=0.0, window_s=float(wanted * SLOT_S)
+            )
         newest = int(now // SLOT_S)
-        slots = self._slots or _Slots()
         chosen = [slot for slot in range(SLOTS) if newest - wanted < slots.numbers[slot] <= newest]
         count = sum(slots.counts[slot] for slot in chosen)
         errors = sum(slots.errors[slot] for slot in chosen)

@@ -70,7 +70,7 @@ async def open_tree(
             with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s + END_S):
                 if tree.process.exit is None:
                     await tree.end_all(grace_s)
-                await tree.process.aclose_pipes()
+            tree.process.close_pipes()
             tree.process.reap()
 
 

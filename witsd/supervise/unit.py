@@ -334,7 +334,7 @@ class Unit:
 
     def _end_process(self, living: Living | None, nursery: trio.Nursery) -> None:
         if living is not None:
-            nursery.start_soon(living.stop)
+            living.stop(nursery)
         elif not self.has_process:
             self.tell(Exited("stopped", failure=False))
         # else: it is gone, and its end is on its way to us
