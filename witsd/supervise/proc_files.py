@@ -20,6 +20,7 @@ _REST_EVERY = 5
 _THREADS_EVERY = 3
 #: Bytes of a file in ``/proc``, except for the list of very many children.
 _USUAL = 4096
+_LONGEST_PID = 12
 
 
 @attrs.define(eq=False)
@@ -60,6 +61,19 @@ class Member:
         return (self.stat_fd >= 0) + (self.statm_fd >= 0) + (self.io_fd >= 0) + (self.children_fd >= 0)
 
 
+@attrs.define(eq=False)
+class Listing:
+    """A group's ``cgroup.procs``, kept open where an open one can be read again."""
+
+    path: str
+    fd: int = -1
+    #: That is so of v2. Of v1 the kernel gives what was read last, for as long as it is read every second.
+    rereads: bool | None = None
+    #: As read last, and what it says.
+    text: bytes = b""
+    pids: set[int] = attrs.field(factory=set)
+
+
 class ProcFiles:
     """Opens and reads processes; ``kept_fds`` bounds the descriptors that stay open."""
 
@@ -83,6 +97,28 @@ class ProcFiles:
             return None
         _parse(member, stat)
         return member
+
+    def listed(self, listing: Listing) -> set[int] | None:
+        """Who is in the group now; None where that cannot be read. Not to be changed."""
+        if listing.rereads is None:
+            listing.rereads = os.path.exists(f"{os.path.dirname(listing.path)}/cgroup.events")
+        if listing.fd < 0 and listing.rereads and self._budget > 0:
+            listing.fd = _open_or_not(listing.path)
+            self._budget -= listing.fd >= 0
+        try:
+            text = os.pread(listing.fd, _USUAL, 0) if listing.fd >= 0 else b""
+        except OSError:
+            return None
+        if listing.fd < 0 or len(text) > _USUAL - _LONGEST_PID:
+            return pids_in(listing.path)
+        if text != listing.text:
+            listing.text, listing.pids = text, {int(pid) for pid in text.split()}
+        return listing.pids
+
+    def close_listing(self, listing: Listing) -> None:
+        if listing.fd >= 0:
+            os.close(listing.fd)
+            listing.fd, self._budget = -1, self._budget + 1
 
     def children(self, member: Member, pass_number: int) -> bytes:
         """The pids of its children as text; those of other threads than the main one only now and then."""

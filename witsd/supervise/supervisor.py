@@ -477,7 +477,7 @@ async def open_supervisor(
         nursery.start_soon(reap_adopted)
         supervisor = Supervisor(folder, shared, nursery)
         supervisor.recall(found, old)
-        nursery.start_soon(shared.watch.run, lambda: [unit.facts() for unit in supervisor.units.values()])
+        nursery.start_soon(shared.watch.run, lambda: supervisor.units.values())
         stale = [name for name in old if name not in supervisor.units and name not in found.broken]
         shared.journal.append_nowait(statements=[("DELETE FROM agents WHERE name = ?", (name,)) for name in stale])
         try:

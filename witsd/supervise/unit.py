@@ -33,7 +33,6 @@ from witsd.supervise.link import AgentLink
 from witsd.supervise.living import Living
 from witsd.supervise.process import Process
 from witsd.supervise.surroundings import Surroundings
-from witsd.supervise.watch import Facts
 from witsd.values.actor import Actor
 from witsd.values.clock import rfc3339
 from witsd.values.ids import AgentName, SessionId
@@ -170,14 +169,16 @@ class Unit:
             return self.process.pid
         return self.sighted.pid if self.sighted is not None and self.life.state == "active" else UNSET
 
-    def facts(self) -> Facts:
-        """What the watch looks at beside the samples."""
-        living = self.living if self.process else None
-        return Facts(
-            spec=self.spec,
-            restarts=self.life.restarts,
-            silence_s=self.shared.clock.monotonic() - living.last_word if living else None,
-        )
+    @property
+    def restarts(self) -> int:
+        return self.life.restarts
+
+    @property
+    def silence_s(self) -> float | None:
+        """Seconds since it last wrote anything; None while it has no process."""
+        if self.living is None or self.living.process is None:
+            return None
+        return self.shared.clock.monotonic() - self.living.last_word
 
     # ---- the unit's task ------------------------------------------------------------------------------
 
