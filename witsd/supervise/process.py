@@ -195,16 +195,27 @@ class Process:
             stream.close()
 
 
-async def spawn(
-    spawner: Spawner,
+@attrs.frozen(kw_only=True)
+class Forked:
+    """A child that is on its way to its program, and our handles; ``become`` has them closed or used."""
+
+    pid: int
+    start_time: int
+    pidfd: int
+    report: int
+    pipes: Sequence[int]
+
+
+def fork(
+    forker: Forker,
     command: Sequence[str],
     *,
     cwd: Path,
     env: Mapping[str, str],
     container: Container,
     open_files: int = 0,
-) -> Process:
-    """Start ``command`` in its own session and in ``container``, with three pipes.
+) -> Forked:
+    """Start ``command`` in its own session and in ``container``, with three pipes. Blocks: for the spawner's thread.
 
     ``open_files`` bounds its descriptors (0: as ours). Raises ``SpawnError`` with a reason for a person. The death
     signal kills it if the daemon dies.
@@ -217,23 +228,27 @@ async def spawn(
         open_files=open_files,
     )
     try:
-        pid, (pidfd, report, *pipes) = await spawner.run(lambda: _fork(spawner.forker, start))
+        return _fork(forker, start)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         # ValueError: a zero byte in an argument, an "=" in a variable's name
         raise SpawnError(error.strerror or str(error) if isinstance(error, OSError) else str(error)) from error
-    failed = await _failure(report)
+
+
+async def become(child: Forked, container: Container) -> Process:
+    """The process, once it runs its program. Raises ``SpawnError`` where it cannot; then it is gone."""
+    failed = await _failure(child.report)
     if failed:
-        for handle in pipes:
+        for handle in child.pipes:
             os.close(handle)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-            await trio.lowlevel.wait_readable(pidfd)
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
-        os.close(pidfd)
+            await trio.lowlevel.wait_readable(child.pidfd)
+        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
+        os.close(child.pidfd)
         raise SpawnError(failed)
-    stdin, stdout, stderr = map(trio.lowlevel.FdStream, pipes)
-    identity = Identity(pid, start_time(pid) or 0, boot_id())
+    stdin, stdout, stderr = map(trio.lowlevel.FdStream, child.pipes)
+    identity = Identity(child.pid, child.start_time, boot_id())
     container.started(identity)
-    return Process(identity, stdin, stdout, stderr, pidfd)
+    return Process(identity, stdin, stdout, stderr, child.pidfd)
 
 
 async def _failure(report: int) -> str:
@@ -248,8 +263,7 @@ async def _failure(report: int) -> str:
         os.close(report)
 
 
-def _fork(forker: Forker, start: Start) -> tuple[int, list[int]]:
-    """The pid, and our handles: its pidfd, its report, and our ends of its three pipes."""
+def _fork(forker: Forker, start: Start) -> Forked:
     ours: list[int] = []
     theirs: list[int] = []
     try:
@@ -257,9 +271,10 @@ def _fork(forker: Forker, start: Start) -> tuple[int, list[int]]:
             for end, handle in zip(ends, os.pipe2(os.O_CLOEXEC), strict=True):
                 end.append(handle)
         pid, report = forker.fork(start, theirs)
-        ours.insert(0, report)
+        pipes = tuple(ours)
+        ours.append(report)
         try:
-            ours.insert(0, os.pidfd_open(pid))
+            pidfd = os.pidfd_open(pid)
         except OSError:  # out of descriptors: what nobody can talk to must not go on running
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -271,7 +286,7 @@ def _fork(forker: Forker, start: Start) -> tuple[int, list[int]]:
     finally:
         for handle in theirs:
             os.close(handle)
-    return pid, ours
+    return Forked(pid=pid, start_time=start_time(pid) or 0, pidfd=pidfd, report=report, pipes=pipes)
 
 
 def adopted() -> list[int]:

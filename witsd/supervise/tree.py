@@ -15,7 +15,7 @@ import trio
 
 from witsd.supervise import environment
 from witsd.supervise.container import Container, ContainerError, ceilings
-from witsd.supervise.process import Process, SpawnError, spawn
+from witsd.supervise.process import Forked, Process, SpawnError, become, fork
 from witsd.supervise.readiness import NotifySocket, notify_socket
 from witsd.supervise.surroundings import Surroundings
 from witsd.values.spec import AgentSpec
@@ -80,27 +80,39 @@ async def _fork(
     env = environment.build(spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
     env |= more_env
     command = spec.command if spec.kind != "assistant" else shared.assistant_command
-    container = await shared.spawner.run(lambda: _prepare(spec, shared, run_dir))
-    notify = None
+    leader: list[int] = []
+
+    def begin() -> tuple[Container, NotifySocket | None, Forked | SpawnError]:
+        """All that may wait for the disk or the kernel, in one go on the spawner's thread."""
+        container, notify = _prepare(spec, shared, run_dir), None
+        try:
+            if (spec.ready.when == "notify" or spec.health.watchdog_s) and not spec.run_per_request:
+                ours = notify_socket(run_dir, lambda pid: pid in leader or pid in container.pids())
+                notify = stack.enter_context(ours)
+                env["NOTIFY_SOCKET"] = str(notify.path)
+            if spec.health.watchdog_s:
+                env["WATCHDOG_USEC"] = str(round(spec.health.watchdog_s * 1e6))
+            child = fork(
+                shared.spawner.forker,
+                command,
+                cwd=environment.working_folder(spec),
+                env=env,
+                container=container,
+                open_files=spec.limits.open_files,
+            )
+        except (SpawnError, OSError) as error:
+            return container, None, SpawnError(str(error))
+        return container, notify, child
+
+    container, notify, child = await shared.spawner.run(begin)
     try:
-        leader: list[int] = []
-        if (spec.ready.when == "notify" or spec.health.watchdog_s) and not spec.run_per_request:
-            notify = stack.enter_context(notify_socket(run_dir, lambda pid: pid in leader or pid in container.pids()))
-            env["NOTIFY_SOCKET"] = str(notify.path)
-        if spec.health.watchdog_s:
-            env["WATCHDOG_USEC"] = str(round(spec.health.watchdog_s * 1e6))
-        process = await spawn(
-            shared.spawner,
-            command,
-            cwd=environment.working_folder(spec),
-            env=env,
-            container=container,
-            open_files=spec.limits.open_files,
-        )
-    except (SpawnError, OSError) as error:
+        if isinstance(child, SpawnError):
+            raise child
+        leader.append(child.pid)
+        process = await become(child, container)
+    except SpawnError:
         await container.end(END_S)
-        raise SpawnError(str(error)) from error
-    leader.append(process.pid)
+        raise
     return Tree(process, container, notify)
 
 
