@@ -25,6 +25,7 @@ from witsd.supervise.output import Pace, copy
 from witsd.supervise.process import Process, SpawnError
 from witsd.supervise.readiness import LogPattern, NotifySocket, probe_http, probe_tcp
 from witsd.supervise.surroundings import Surroundings
+from witsd.supervise.threads import in_thread
 from witsd.supervise.tree import Tree, open_tree
 from witsd.values.actor import Actor
 from witsd.values.errors import WitsdError
@@ -343,4 +344,4 @@ async def _clear(folder: Path) -> None:
     except OSError:
         return
     with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAR_S):
-        await trio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True), abandon_on_cancel=True)
+        await in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))
