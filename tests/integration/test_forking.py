@@ -52,8 +52,10 @@ def test_agents_start_and_end_as_ever(refused: tuple[Daemon, str], tmp_path: Pat
 def test_agents_die_with_the_daemon(refused: tuple[Daemon, str]) -> None:
     daemon, _ = refused
     with wire(daemon.socket) as c:
-        define(c, "stays", ["sleep", "1000"], kind="exec", start="manual")
+        c.subscribe("log:stays", since={"log:stays": 0})
+        define(c, "stays", TELLS, kind="exec", start="manual")
         pid = c.call("agents/start", name="stays")["pid"]
+        c.until("log.line")  # it runs its program: before that it looks by itself whether the daemon is there
     daemon.kill()
     assert wait_gone(pid)
 
