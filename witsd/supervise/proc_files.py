@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 
@@ -81,15 +80,19 @@ class ProcFiles:
         self._budget = kept_fds
         self._fds_by_size = _fd_folder_has_size()
 
-    def open(self, pid: int) -> Member | None:
-        """The process that has this number now, identified; None if there is none or it cannot be opened."""
+    def open(self, pid: int, *, children: bool = True) -> Member | None:
+        """The process that has this number now, identified; None if there is none or it cannot be opened.
+
+        Without ``children`` it is not going to be asked for them.
+        """
         member = Member(pid)
         if self._budget >= 4:
             member.stat_fd = _open_or_not(f"/proc/{pid}/stat")
             if member.kept:
                 member.statm_fd = _open_or_not(f"/proc/{pid}/statm")
                 member.io_fd = _open_or_not(f"/proc/{pid}/io")
-                member.children_fd = _open_or_not(f"/proc/{pid}/task/{pid}/children")
+                if children:
+                    member.children_fd = _open_or_not(f"/proc/{pid}/task/{pid}/children")
             self._budget -= member.descriptors
         stat = _contents(f"/proc/{pid}/stat") if not member.kept else _contents_of(member.stat_fd)
         if not stat:
@@ -208,11 +211,23 @@ class ProcFiles:
 def _contents(path: str) -> bytes | None:
     """The file's content; empty if the process is gone; None if it cannot be read just now."""
     try:
-        return Path(path).read_bytes()
+        return _read(path)
     except (FileNotFoundError, ProcessLookupError):
         return b""
     except OSError:
         return None
+
+
+def _read(path: str) -> bytes:
+    """Not with ``Path``, which takes as long as the kernel does and remembers each part of each path."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(handle, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(handle)
 
 
 def _contents_of(fd: int) -> bytes | None:
@@ -248,7 +263,7 @@ def _open_or_not(path: str) -> int:
 
 def pids_in(file: str) -> set[int] | None:
     try:
-        return {int(pid) for pid in Path(file).read_bytes().split()}
+        return {int(pid) for pid in _read(file).split()}
     except (OSError, ValueError):
         return None
 

@@ -93,6 +93,7 @@ class Unit:
     _over: trio.Event = attrs.field(factory=trio.Event)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _reported: dict[str, float] = attrs.field(factory=dict)
+    _encoded: tuple[AgentSpec | None, bytes] = (None, b"")
 
     @property
     def name(self) -> AgentName:
@@ -348,7 +349,7 @@ class Unit:
         history = [wall - int((now - t) * 1e6) for t in life.exits]
         row = (
             self.spec.name,
-            _encode(self.spec),
+            self._spec_json(),
             life.state,
             self.health,
             life.reason,
@@ -368,6 +369,14 @@ class Unit:
         )
         entries = (entry(f"agent:{self.name}", "agent.state", data),) if publish else ()
         self.shared.journal.append_nowait(*entries, statements=((_UPSERT, row),))
+
+    def _spec_json(self) -> bytes:
+        """The definition as it is stored: written with each change of state, and encoded once."""
+        spec, encoded = self._encoded
+        if spec is not self.spec:
+            encoded = _encode(self.spec)
+            self._encoded = (self.spec, encoded)
+        return encoded
 
     # ---- its process ----------------------------------------------------------------------------------
 

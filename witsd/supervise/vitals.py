@@ -241,7 +241,7 @@ class Sampler:
     def _join_roots(self, tree: _Tree) -> None:
         for pid, root in tree.roots.items():
             if pid not in tree.members:
-                member = self._files.open(pid)
+                member = self._files.open(pid, children=tree.listing is None)
                 if member is not None and self._keep(tree, member, root.start_time in (0, member.start_time)):
                     tree.sessions.add(pid)
 
@@ -264,7 +264,8 @@ class Sampler:
         if listed == tree.members.keys():
             return set()  # as nearly always
         strays = tree.members.keys() - listed - tree.roots.keys()
-        fresh = [member for pid in listed - tree.members.keys() if (member := self._files.open(pid)) is not None]
+        opened = [self._files.open(pid, children=False) for pid in listed - tree.members.keys()]
+        fresh = [member for member in opened if member is not None]
         if fresh:
             # Listed before it was opened and listed still: that is the one which was opened, and no stranger.
             listed = self._files.listed(listing) or set()
