@@ -213,6 +213,17 @@ def test_nothing_is_inherited_but_three_pipes(daemon: Daemon) -> None:
     assert of_daemon(daemon.home) == []
 
 
+def test_the_run_dir_is_empty_at_each_start(daemon: Daemon) -> None:
+    leaves = 'ls -A "$WITSD_RUN_DIR" | wc -l; mkdir "$WITSD_RUN_DIR/left" && : >"$WITSD_RUN_DIR/left/file"; sleep 1000'
+    with wire(daemon.socket) as c:
+        c.subscribe("log:leaves", since={"log:leaves": 0})
+        define(c, "leaves", ["sh", "-c", leaves], kind="exec", start="manual")
+        for _ in range(3):
+            c.call("agents/start", name="leaves")
+            assert c.until("log.line")["data"]["text"].strip() == "0"
+            c.call("agents/stop", name="leaves")
+
+
 def test_the_death_of_who_forks_is_survived(daemon: Daemon) -> None:
     """An agent that runs goes on, the next start gets another."""
     with wire(daemon.socket) as c:
