@@ -141,8 +141,9 @@ class Unit:
         """Return once everything told so far has been handled."""
         if self._inbox and not self._over.is_set():
             event, handled = self._inbox[-1]
-            handled = handled or trio.Event()
-            self._inbox[-1] = (event, handled)
+            if handled is None:  # else somebody waits for it already, and we with him
+                handled = trio.Event()
+                self._inbox[-1] = (event, handled)
             await handled.wait()
 
     async def wait_change(self) -> None:
