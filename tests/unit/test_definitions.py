@@ -188,3 +188,19 @@ def test_a_circle_is_everybodys_fault_who_is_in_it(tmp_path: Path) -> None:
     files(tmp_path, a='requires = ["d"]', b="", c="", d='requires = ["nobody"]')
     assert definitions.load(tmp_path).broken == {"d"}
     assert definitions.load(tmp_path, {"d": last_good}).broken == {"a", "d"}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "broken"),
+    [
+        ('requires = ["two@x"]', 'after = ["one@x"]', {"one", "two"}),
+        ('requires = ["one@x"]', "", {"one"}),
+        ('requires = ["two@x"]', 'requires = ["one"]', {"one", "two"}),
+        ('requires = ["two@x"]', 'requires = ["three"]', set()),
+    ],
+)
+def test_a_circle_through_instances_is_one_too(tmp_path: Path, one: str, two: str, broken: set[str]) -> None:
+    files(tmp_path, one=one, two=two, three="")
+    found = definitions.load(tmp_path)
+    assert found.broken == broken
+    assert all("in a circle: " in error.message and error.line == 4 for error in found.errors)

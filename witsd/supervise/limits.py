@@ -98,7 +98,7 @@ class Held:
     key: str
     name: str
     container: Container
-    kill: Callable[[], None]
+    kill: Callable[[], object]
     #: In effect in the kernel.
     ceilings: Ceilings = UNLIMITED
     #: Why it was ended, once it was for a limit; or why it will be found to have ended.

@@ -153,7 +153,12 @@ class Living:
                 await process.watch()
             if process.exit is None:
                 log.warning("agent.killed agent=%s after_s=%g", spec.name, self.keeper.spec.stop.grace_s)
-                process.signal_group(signal.SIGKILL)
+                if not await tree.kill():
+                    self.keeper.warn(
+                        "stays",
+                        "cannot be ended: it runs as another user, whose processes witsd may not signal. End it "
+                        f"yourself (process {process.pid}), or have it stay the user that runs witsd",
+                    )
             status = await process.watch()
             reason = self.shared.watch.why(held, self.keeper.spec.limits, str(status), clean=status.clean)
             self._pace.lift()

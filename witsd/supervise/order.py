@@ -10,6 +10,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from witsd.supervise.instances import template_of
 from witsd.supervise.lifecycle import Blocked, Cleared, Input, Lifecycle, Start, Stop, Waits
 from witsd.values.spec import AgentSpec
 
@@ -25,7 +26,8 @@ class Mistake:
 def mistakes(specs: Mapping[str, AgentSpec], fresh: Set[str], known: Callable[[str], bool]) -> dict[str, Mistake]:
     """What is wrong with the ``fresh`` ones among ``specs``, by name. ``known``: there is or can be such an agent.
 
-    An agent that is not fresh is how it is; with a circle, all fresh members are at fault.
+    An agent that is not fresh is how it is; with a circle, all fresh members are at fault. An instance that is named
+    and not there yet is as its template says, whose fault it then is.
     """
     found: dict[str, Mistake] = {}
     for name in sorted(fresh):
@@ -35,11 +37,12 @@ def mistakes(specs: Mapping[str, AgentSpec], fresh: Set[str], known: Callable[[s
                 break
     while circle := _circle({name: spec for name, spec in specs.items() if name not in found}):
         shown = " -> ".join(circle)
-        at_fault = fresh & set(circle)
+        owner = {name: name if name in specs else template_of(name) for name in circle}
+        at_fault = fresh & set(owner.values())
         for name, following in pairwise(circle):
-            if name in at_fault:
-                key, position = next((k, p) for k, p, other in _mentions(specs[name]) if other == following)
-                found[name] = Mistake(f"{key}[{position}]", f"`{key}` goes round in a circle: {shown}")
+            if (at := owner[name]) in at_fault:
+                key, position = next((k, p) for k, p, other in _mentions(specs[at]) if other == following)
+                found[at] = Mistake(f"{key}[{position}]", f"`{key}` goes round in a circle: {shown}")
         if not at_fault:
             break
     return found
@@ -55,6 +58,9 @@ def _mentions(spec: AgentSpec) -> list[tuple[str, int, str]]:
 def _circle(specs: Mapping[str, AgentSpec]) -> Sequence[str]:
     """Some circle, each followed by one that it names and the first again at the end; empty where there is none."""
     graph = {name: (*spec.requires, *spec.after) for name, spec in specs.items()}
+    for name in {named for mentions in graph.values() for named in mentions} - graph.keys():
+        if template_of(name) in specs:
+            graph[name] = graph[template_of(name)]
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -7,6 +7,7 @@ old as the daemon; see ``forking``.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import queue
 import shutil
@@ -25,6 +26,7 @@ from witsd.supervise.container import Container
 from witsd.supervise.forking import Forker, Start, failure
 from witsd.supervise.identity import Identity, boot_id, start_time
 
+log = logging.getLogger("witsd.supervise")
 T = TypeVar("T")
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -62,7 +64,8 @@ def _signal_name(number: int) -> str:
 class Spawner:
     """The thread that forks. Made by ``open_spawner``."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 30) -> None:
+        self.patience_s = patience_s
         #: For jobs on the thread alone.
         self.forker = Forker()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -74,26 +77,43 @@ class Spawner:
             job()
         self.forker.close()
 
-    async def run(self, fn: Callable[[], T]) -> T:
-        """Run ``fn`` on the spawner thread. Not cancellable: a fork is either done or not."""
-        done = trio.Event()
+    async def run(self, fn: Callable[[], T], *, undo: Callable[[T], None]) -> T:
+        """Run ``fn`` on the spawner thread. Not cancellable: a fork is either done or not.
+
+        Raises ``TimeoutError`` after ``patience_s``; should it be done all the same later, ``undo`` has what it made.
+        """
+        done, settled = trio.Event(), threading.Lock()
         outcome: list[T] = []
         failed: list[Exception] = []
+        given_up = False
         token = trio.lowlevel.current_trio_token()
 
         def job() -> None:
+            if given_up:
+                return
             try:
-                outcome.append(fn())
+                made = fn()
+                with settled:
+                    if not given_up:
+                        outcome.append(made)
+                if not outcome:
+                    log.warning("supervise.forked_too_late")
+                    undo(made)
             except Exception as error:  # noqa: BLE001 - the caller's own, handed back to the caller
                 failed.append(error)
             token.run_sync_soon(done.set)
 
         self._work.put(job)
         # A fork takes milliseconds; the deadline only keeps a broken machine from hanging us for ever.
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self.patience_s):
             await done.wait()
-        if not done.is_set():
-            raise TimeoutError("the machine took more than 30 s to fork")
+        with settled:
+            given_up = not outcome and not failed
+        if given_up:
+            raise TimeoutError(
+                f"no process was made within {self.patience_s:g} s: a disk does not answer, memory is short, or the "
+                "process that forks is stopped"
+            )
         if failed:
             raise failed[0]
         return outcome[0]
@@ -170,16 +190,20 @@ class Process:
                 self.exited.set()
         return self.exit
 
-    def signal_group(self, number: int) -> None:
-        """Signal the leader's whole group. Safe while the leader is not reaped: its pid cannot be reused."""
+    def signal_group(self, number: int) -> bool:
+        """Signal the leader's whole group. Safe while the leader is not reaped: its pid cannot be reused.
+
+        False where nobody in it may be signalled: a program that became another user (sudo) is not ours to signal.
+        """
         if self._reaped:
-            return
+            return True
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
             pass  # everyone in it is gone already
         except PermissionError:
-            signal.pidfd_send_signal(self._pidfd, number)
+            return False
+        return True
 
     def reap(self) -> None:
         """Collect the exit status; from here on the pid may belong to somebody else."""
@@ -204,6 +228,13 @@ class Forked:
     pidfd: int
     report: int
     pipes: Sequence[int]
+
+    def undo(self) -> None:
+        """End it and close its handles: nobody waits for it any more. Blocks."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        for handle in (self.pidfd, self.report, *self.pipes):
+            os.close(handle)
 
 
 def fork(

@@ -100,7 +100,7 @@ class Watch:
             vitals = self._known[name] = Vitals()
         return vitals
 
-    def began(self, spec: AgentSpec, root: Identity, container: Container, kill: Callable[[], None]) -> Held:
+    def began(self, spec: AgentSpec, root: Identity, container: Container, kill: Callable[[], object]) -> Held:
         """A process of this agent is there: count it and what descends from it. ``kill`` ends it for a limit."""
         held = Held(f"{spec.name}/{root.pid}", spec.name, container, kill, ceilings(spec.limits))
         self._held[held.key] = held
