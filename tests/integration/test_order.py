@@ -190,6 +190,19 @@ def test_what_cannot_be_is_refused_with_its_place(daemon: Daemon, more: dict[str
         assert "requires" not in get(c, "me")["spec"], "what was refused changes nothing"
 
 
+def test_a_circle_through_an_instance_is_refused_also_when_the_instance_is_there(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        service(c, "base")
+        service(c, "user", requires=["base@one"])
+        assert c.call("agents/start", name="user")["state"] == "active"
+        with pytest.raises(RpcError, match="circle: .*base@one") as refused:
+            service(c, "base", requires=["user"])
+        assert refused.value.data["path"] == "params.spec.requires[0]"
+        for name in ("user", "base"):
+            c.call("agents/remove", name=name)
+        assert "user" not in [a["name"] for a in c.call("agents/list")["items"]]
+
+
 def test_circles_made_across_files_are_named_with_file_and_line(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         service(c, "one", start="manual")

@@ -204,3 +204,19 @@ def test_a_circle_through_instances_is_one_too(tmp_path: Path, one: str, two: st
     found = definitions.load(tmp_path)
     assert found.broken == broken
     assert all("in a circle: " in error.message and error.line == 4 for error in found.errors)
+
+
+def test_a_circle_through_an_instance_is_one_before_there_is_that_instance(tmp_path: Path) -> None:
+    files(tmp_path, a='requires = ["b@x"]', b='requires = ["a"]', c='after = ["c@y"]', d='requires = ["b@x"]')
+    found = definitions.load(tmp_path)
+    assert found.broken == {"a", "b", "c"}
+    assert set(found.specs) == {"d"}
+    said = {Path(error.file).stem: error.message for error in found.errors}
+    assert "in a circle: " in said["a"]
+    assert "b@x" in said["b"]
+    assert "c@y -> c@y" in said["c"]
+    # With a file of its own it needs what that says, and nothing of its template's.
+    (tmp_path / "b@x.toml").write_text('name = "b@x"\nkind = "exec"\ncommand = ["true"]\n')
+    assert definitions.load(tmp_path).broken == {"c"}
+    (tmp_path / "b@x.toml").write_text('name = "b@x"\nkind = "exec"\ncommand = ["true"]\nrequires = ["a"]\n')
+    assert definitions.load(tmp_path).broken == {"a", "b@x", "c"}

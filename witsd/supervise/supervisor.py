@@ -166,8 +166,7 @@ class Supervisor:
             async with self._defining:
                 if spec.name in self._leaving:
                     continue
-                specs: dict[str, AgentSpec] = {name: unit.spec for name, unit in self.units.items()}
-                specs[spec.name] = spec
+                specs = self._in_effect() | {spec.name: spec}
                 wrong = order.mistakes(specs, {spec.name}, lambda name: name == spec.name or self.roster.can_be(name))
                 if wrong:
                     raise Disorder(wrong[spec.name].path, wrong[spec.name].message)
@@ -208,8 +207,7 @@ class Supervisor:
         """Read the folder again: ``(names that changed, mistakes)``. What did not change is not touched."""
         while True:
             async with self._defining:
-                in_effect = {str(n): unit.spec for n, unit in self.units.items() if n in self.roster.defined}
-                found = await in_thread(definitions.load, self.folder, in_effect)
+                found = await in_thread(definitions.load, self.folder, self._in_effect())
                 for spec in found.specs.values():
                     if self._changes_nature(spec):
                         self._withdraw(spec.name)
@@ -220,6 +218,10 @@ class Supervisor:
             await self._wait_gone(busy)
         await self._wait_gone(gone)
         return tuple(sorted([*changed, *gone])), found.errors
+
+    def _in_effect(self) -> dict[str, AgentSpec]:
+        """What has a definition of its own; instances follow from these."""
+        return {str(name): unit.spec for name, unit in self.units.items() if name in self.roster.defined}
 
     def _put_into_effect(self, found: Definitions) -> tuple[list[str], list[str]]:
         self.errors = found.errors
