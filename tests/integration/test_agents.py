@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.support.daemon import Daemon
-from tests.support.processes import of_daemon, wait_gone
+from tests.support.processes import no_zombies, of_daemon, wait_for, wait_gone
 from tests.support.wire import RpcError, Wire, wire
 
 ECHO = """
@@ -238,6 +238,23 @@ def test_the_death_of_who_forks_is_survived(daemon: Daemon) -> None:
         assert c.call("agents/get", name="stays")["pid"] == pid
     daemon.stop()
     assert of_daemon(daemon.home) == []
+
+
+def test_who_forks_is_replaced_when_somebody_has_stopped_it(daemon: Daemon) -> None:
+    """What it was asked for meanwhile fails, or is done; nothing of it comes later, when it goes on."""
+    with wire(daemon.socket) as c:
+        define(c, "first", ["sleep", "1000"], kind="exec")
+        assert c.call("agents/start", name="first")["state"] == "active"
+        (forker,) = (p for p in psutil.Process(daemon.pid).children() if "forker.py" in " ".join(p.cmdline()))
+        forker.suspend()
+        c.subscribe("agent:next")
+        define(c, "next", ["sleep", "1000"], kind="exec", restart={"policy": "never"})
+        failed = c.until("agent.state", where=lambda d: d["state"] == "failed")
+        assert "could not be started: the process that forks has not answered" in failed["data"]["reason"]
+        assert wait_gone(forker.pid)
+        assert c.call("agents/start", name="next")["state"] == "active"
+        assert len(wait_for(daemon.home, 2)) == 2
+    assert no_zombies(daemon.pid)
 
 
 def test_closes_stdout_but_lives(daemon: Daemon) -> None:

@@ -195,7 +195,7 @@ def test_a_circle_through_an_instance_is_refused_also_when_the_instance_is_there
         service(c, "base")
         service(c, "user", requires=["base@one"])
         assert c.call("agents/start", name="user")["state"] == "active"
-        with pytest.raises(RpcError, match="circle: .*base@one") as refused:
+        with pytest.raises(RpcError, match=r"circle: .*base@one") as refused:
             service(c, "base", requires=["user"])
         assert refused.value.data["path"] == "params.spec.requires[0]"
         for name in ("user", "base"):
