@@ -85,6 +85,15 @@ def test_too_many_exits_fail_with_a_reason_a_person_understands() -> None:
     assert story.life.exits == ()
 
 
+def test_who_may_restart_very_often_is_never_given_up_and_costs_no_more_each_time() -> None:
+    story = Story(with_restart(backoff_s=0, max_restarts=1_000_000))
+    story.tell(BY_HAND)
+    for _ in range(3000):
+        assert story.tell(CRASH) == "starting"
+    assert len(story.life.exits) == 1000
+    assert story.life.restarts == 3000
+
+
 def test_exits_outside_the_window_are_forgiven() -> None:
     story = Story()
     story.tell(BY_HAND)

@@ -19,6 +19,9 @@ import attrs
 from witsd.values.spec import AgentSpec, Restart
 from witsd.values.wire.agents import AgentState
 
+#: Exits that are remembered. Who may restart as often as that is never given up (``Restart``).
+_MOST_EXITS = 1000
+
 
 @attrs.frozen(kw_only=True)
 class Lifecycle:
@@ -241,7 +244,7 @@ def _exited(life: Lifecycle, event: Exited, spec: AgentSpec, now: float, jitter:
             attrs.evolve(life, state=state, wanted=False, reason=event.reason, deadline=None),
             (),
         )
-    exits = (*(t for t in life.exits if t > now - restart.window_s), now)
+    exits = (*(t for t in life.exits if t > now - restart.window_s), now)[-_MOST_EXITS:]
     life = attrs.evolve(life, exits=exits)
     if len(exits) > restart.max_restarts:
         reason = (

@@ -83,7 +83,7 @@ async def probe_tcp(address: str) -> None:
         with trio.move_on_after(_PROBE_S):
             try:
                 stream = await trio.open_tcp_stream(host.strip("[]") or "127.0.0.1", int(port))
-            except OSError:
+            except (OSError, UnicodeError):  # of a name that cannot be one
                 pass
             else:
                 await stream.aclose()
@@ -105,7 +105,7 @@ async def probe_http(url: str) -> None:
                     head = b""
                     while b"\r\n" not in head and (data := await stream.receive_some(4096)):
                         head += data
-            except (OSError, trio.BrokenResourceError):
+            except (OSError, UnicodeError, trio.BrokenResourceError):
                 head = b""
             status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
             if status and int(status[1]) < 400:

@@ -297,7 +297,9 @@ class Skill(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Restart(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """When an exit is followed by a new start, and how fast. ``backoff_s = 0`` restarts at once."""
+    """When an exit is followed by a new start, and how fast. ``backoff_s = 0`` restarts at once.
+    ``max_restarts`` of 1000 or more within ``window_s``: it is never given up.
+    """
 
     policy: RestartPolicy = "on_failure"
     backoff_s: float = 1
