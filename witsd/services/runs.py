@@ -376,11 +376,12 @@ async def open_runs(journal: Journal, supervisor: Supervisor, clock: Clock, ids:
     deltas = Deltas(journal)
 
     def record(run: LiveRun, duration_ms: float) -> None:
-        supervisor.shared.watch.record(run.agent, duration_ms, error=run.status == "failed")
+        if run.agent in supervisor.units:  # nothing is kept of one that has been removed
+            supervisor.shared.watch.record(run.agent, duration_ms, error=run.status == "failed")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deltas.run)
         runs = Runs(RunBook(journal, clock, ids, deltas, record), supervisor, nursery)
-        supervisor.on_defined = runs._pump
+        supervisor.in_effect.on_defined = runs._pump
         yield runs
         nursery.cancel_scope.cancel()

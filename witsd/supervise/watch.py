@@ -161,7 +161,8 @@ class Watch:
                     for held in self._held.values():
                         if held.key in samples:
                             by_name.setdefault(held.name, []).append(samples[held.key])
-                    for name, agent in about.items():
+                    for name in about.keys() & {agent.spec.name for agent in watched()}:  # some may be removed by now
+                        agent = about[name]
                         self._look(name, agent, together(by_name.get(name, ())))
         finally:
             self._sampler.close()
