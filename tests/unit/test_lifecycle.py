@@ -189,6 +189,15 @@ def test_start_while_it_stops_for_a_reason_is_no_failure() -> None:
     assert story.life.exits == ()
 
 
+@pytest.mark.parametrize("wish", [BY_HAND, Restarted()])
+def test_who_asks_while_what_is_broken_stops_waits_for_no_backoff(wish: Input) -> None:
+    story = Story()
+    assert story.tell(BY_HAND, Ready(), Broken("did not answer a ping within 5 s"), ON_DEMAND) == "stopping"
+    assert story.life.reason, "that it is needed is no reason to forgive it"
+    assert story.tell(wish, CLEAN) == "starting"
+    assert story.life.restarts == 0
+
+
 def test_stop_of_a_restart_wins_when_it_comes_last() -> None:
     story = Story()
     story.tell(BY_HAND, Ready(), Restarted(), Stop())

@@ -196,7 +196,7 @@ def _start(life: Lifecycle, by_hand: bool, spec: AgentSpec, now: float) -> Step:
             return _begin(life, spec, now)
         case "failed" | "backoff" if by_hand:
             return _begin(life, spec, now)
-        case "stopping" if not life.wanted:
+        case "stopping" if by_hand or not life.wanted:
             # Why it was stopped no longer matters; left standing, it would count as a failure (_exited).
             return attrs.evolve(life, wanted=True, reason=""), ()
     return life, ()
