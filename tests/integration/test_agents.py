@@ -257,6 +257,28 @@ def test_who_forks_is_replaced_when_somebody_has_stopped_it(daemon: Daemon) -> N
     assert no_zombies(daemon.pid)
 
 
+def test_a_stop_that_somebody_else_overtakes_says_so(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c, wire(daemon.socket) as other:
+        define(
+            c,
+            "wanted",
+            ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"],
+            kind="exec",
+            ready={"when": "log", "pattern": "up"},
+            stop={"grace_s": 3},
+        )
+        assert c.call("agents/start", name="wanted")["state"] == "active"
+        other.subscribe("agent:wanted")
+        c.send({"jsonrpc": "2.0", "id": "stop", "method": "agents/stop", "params": {"name": "wanted"}})
+        other.until("agent.state", where=lambda d: d["state"] == "stopping")
+        assert other.call("agents/start", name="wanted", wait=False)["state"] == "stopping"
+        answer = c.receive()
+        assert answer["error"]["code"] == -32009
+        assert "wanted was started again" in answer["error"]["message"]
+        assert c.call("agents/start", name="wanted")["state"] == "active"
+        assert len(of_daemon(daemon.home)) > 0
+
+
 def test_closes_stdout_but_lives(daemon: Daemon) -> None:
     closes = "import os, time\nos.close(1)\ntime.sleep(1000)"
     with wire(daemon.socket) as c:
@@ -284,7 +306,7 @@ def test_stop_takes_the_group_also_what_ignores_sigterm(daemon: Daemon) -> None:
     stubborn = (
         "import subprocess,sys,signal,time\n"
         "p = subprocess.Popen([sys.executable, '-c', 'import signal,time\\nsignal.signal(15, signal.SIG_IGN)\\n"
-        "print(\"up\", flush=True)\\ntime.sleep(1000)'], stdout=subprocess.PIPE)\n"
+        'print("up", flush=True)\\ntime.sleep(1000)\'], stdout=subprocess.PIPE)\n'
         "p.stdout.readline()\nprint(p.pid, flush=True)\ntime.sleep(1000)"
     )
     with wire(daemon.socket) as c:

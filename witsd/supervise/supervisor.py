@@ -138,7 +138,13 @@ class Supervisor:
         await unit.ask(Stop())
         if wait:
             with trio.move_on_after(timeout_s):
-                while unit.life.state not in ("inactive", "failed"):
+                while order.is_up(unit):
+                    if unit.life.wanted:
+                        raise Conflict(
+                            f"{name} was started again, by somebody else or by an agent that requires it, before this "
+                            "stop was over: stop it again if it is to stay down",
+                            agents=[name],
+                        )
                     await unit.wait_change()
                 return unit
             raise Timeout(f"{name} has not stopped within {timeout_s:g} s; it goes on stopping")
