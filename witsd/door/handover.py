@@ -306,8 +306,8 @@ def meet(unix: Path, database: Path, version: str) -> Predecessor | None:
         pid = peer_credentials(connection).pid
         connection.close()
         raise HandoverError(
-            f"the running daemon (pid {pid}) has not answered within {_TALK_S:g} s: it hangs, or somebody has stopped it "
-            f"(kill -CONT {pid} has it go on). To start anew without it: kill -9 {pid}, then witsd up"
+            f"the running daemon (pid {pid}) has not answered within {_TALK_S:g} s: it hangs, or somebody has stopped "
+            f"it (kill -CONT {pid} has it go on). To start anew without it: kill -9 {pid}, then witsd up"
         ) from error
     except (OSError, msgspec.MsgspecError) as error:
         connection.close()

@@ -28,7 +28,7 @@ from witsd.supervise.threads import in_thread
 from witsd.supervise.tree import Tree, open_tree
 from witsd.supervise.unit import Unit
 from witsd.values.actor import Actor
-from witsd.values.errors import AgentFailed, InvalidState, LimitExceeded, Timeout
+from witsd.values.errors import AgentFailed, Conflict, InvalidState, LimitExceeded, Timeout
 from witsd.values.ids import AgentName, SessionId
 
 log = logging.getLogger("witsd.supervise")
