@@ -132,13 +132,24 @@ def test_no_backoff_restarts_at_once() -> None:
     assert story.effects == [Effect.SPAWN, Effect.SPAWN]
 
 
-def test_never_ready_is_stopped_and_counts_as_a_failure() -> None:
-    story = Story()
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("exec", ""),
+        (
+            "native",
+            ": it never answered `initialize` on its stdout; "
+            "a program that does not speak the protocol is added with --kind exec",
+        ),
+    ],
+)
+def test_never_ready_is_stopped_and_counts_as_a_failure(kind: str, more: str) -> None:
+    story = Story(msgspec.structs.replace(SPEC, kind=kind))
     story.tell(BY_HAND)
     assert story.tell(Elapsed()) == "stopping"
     assert story.effects == [Effect.SPAWN, Effect.STOP]
     assert story.tell(Exited("was killed by SIGTERM", failure=True)) == "backoff"
-    assert story.life.reason == "was not ready within 30 s"
+    assert story.life.reason == f"was not ready within 30 s{more}"
 
 
 def test_broken_is_stopped_and_its_clean_exit_is_no_excuse() -> None:

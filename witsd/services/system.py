@@ -134,6 +134,7 @@ class System:
         def look() -> tuple[DoctorItem, ...]:
             return (
                 *doctor.machine(doctor.Machine(env=shared.daemon_env)),
+                doctor.settings(paths.config_file, *self.pending_settings()),
                 doctor.containment(self.containment),
                 doctor.limits(self.containment),
                 *doctor.folders(paths),

@@ -153,13 +153,23 @@ def step(life: Lifecycle, event: Input, spec: AgentSpec, now: float, jitter: flo
         case Elapsed() if life.state == "backoff":
             return _begin(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
         case Elapsed() if life.state == "starting" and not life.awaiting:
-            reason = f"was not ready within {spec.ready.timeout_s:g} s"
-            return attrs.evolve(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
+            return attrs.evolve(life, state="stopping", reason=_not_ready(spec), deadline=None), (Effect.STOP,)
         case Broken(reason=reason) if life.state in ("starting", "active") and not life.awaiting:
             return attrs.evolve(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
         case Exited() if not life.awaiting:
             return _exited(life, event, spec, now, jitter)
     return life, ()  # a late word about something that is over
+
+
+def _not_ready(spec: AgentSpec) -> str:
+    """Why it is given up. A native one has said nothing we know: most often it is a program of another kind."""
+    reason = f"was not ready within {spec.ready.timeout_s:g} s"
+    if spec.kind != "native":
+        return reason
+    return (
+        f"{reason}: it never answered `initialize` on its stdout; "
+        "a program that does not speak the protocol is added with --kind exec"
+    )
 
 
 def _external(life: Lifecycle, event: Input) -> Lifecycle:
