@@ -284,7 +284,7 @@ class Runs:
         with trio.move_on_after(params.timeout_s or float("inf")):
             await run.done.wait()
             return run.view()
-        raise Timeout(f"the run is still {run.status} after {params.timeout_s:g} s; it goes on")
+        raise Timeout(f"the run is still {run.status} after {params.timeout_s:g} s; it goes on", limit="wait")
 
     async def cancel(self, actor: Actor, params: wire.RunsCancelParams) -> wire.Run:
         """End a run; returns it as it ended. No error for one that is over."""

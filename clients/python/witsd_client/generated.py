@@ -51,7 +51,12 @@ ERRORS: dict[int, ErrorType] = {
         False,
         "The target exists but cannot do this now; ``data.state`` says what it is in.",
     ),
-    -32006: ErrorType(-32006, "timeout", True, ""),
+    -32006: ErrorType(
+        -32006,
+        "timeout",
+        True,
+        "Of a run: ``data.limit`` is ``run_timeout_s`` (its agent's definition), ``timeout_s`` (of its start) or ``wait`` (it goes on, the wait is over).",
+    ),
     -32007: ErrorType(
         -32007,
         "agent_failed",
