@@ -64,16 +64,29 @@ def notify_socket(folder: Path, belongs: Callable[[int], bool]) -> Iterator[Noti
         yield NotifySocket(path, sock, belongs)
 
 
+#: How much of a line is looked at, in bytes, and for how long, in seconds.
+_LOOKED_AT, _SEARCH_S = 8192, 0.05
+
+
 class LogPattern:
     """Looks for the line that says it is ready among those that are being kept anyway."""
 
     def __init__(self, pattern: str) -> None:
-        self._pattern = re.compile(pattern)
+        import regex  # only by those who have such a pattern
+
+        self._pattern = regex.compile(pattern)
         self.seen = trio.Event()
 
     def look(self, lines: list[bytes]) -> None:
-        if not self.seen.is_set() and any(self._pattern.search(line.decode(errors="replace")) for line in lines):
+        if not self.seen.is_set() and any(self._matches(line) for line in lines):
             self.seen.set()
+
+    def _matches(self, line: bytes) -> bool:
+        # In the event loop: some pattern on some line would search for hours, and all would wait for it.
+        try:
+            return self._pattern.search(line[:_LOOKED_AT].decode(errors="replace"), timeout=_SEARCH_S) is not None
+        except TimeoutError:
+            return False
 
 
 async def probe_tcp(address: str) -> None:

@@ -6,7 +6,6 @@ msgspec enforces for its own structs only.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -71,9 +70,11 @@ class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         if wanted and not getattr(self, wanted):
             raise ValueError(f'`{wanted}` is required where `when = "{self.when}"`')
         if self.when == "log":
+            import regex  # which, other than `re`, can be told when to give up
+
             try:
-                re.compile(self.pattern)
-            except re.error as error:
+                regex.compile(self.pattern)
+            except regex.error as error:
                 raise ValueError(f"`pattern` is no regular expression: {error}") from None
         if self.when == "tcp" and not _is_port(self.address.rpartition(":")[2]):
             raise ValueError("`address` is to be HOST:PORT, as in 127.0.0.1:8000")
