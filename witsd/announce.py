@@ -62,8 +62,18 @@ class Announce:
         )
 
 
-def show_config(loaded: Loaded, paths: Paths, as_json: bool) -> None:
-    """Every setting, its value, and where it came from."""
+def show_config(loaded: Loaded, paths: Paths, as_json: bool) -> int:
+    """Print every setting, its value, and where it came from. Exit status: 1 where the reader left before the end."""
+    try:
+        print(_settings_text(loaded, paths, as_json), flush=True)
+    except BrokenPipeError:
+        # The interpreter flushes once more as it ends, and is not to fail there either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _settings_text(loaded: Loaded, paths: Paths, as_json: bool) -> str:
     table = msgspec.to_builtins(loaded.settings)
     rows = []
     for name, origin in loaded.origins.items():
@@ -77,9 +87,9 @@ def show_config(loaded: Loaded, paths: Paths, as_json: bool) -> None:
         for provider in loaded.settings.models.providers
     ]
     if as_json:
-        print(json.dumps({"file": str(paths.config_file), "settings": rows}, indent=2))
-        return
+        return json.dumps({"file": str(paths.config_file), "settings": rows}, indent=2)
     width = max(len(row["name"]) for row in rows)
-    print(f"# {paths.config_file}" + ("" if paths.config_file.exists() else " (not there: all defaults)"))
-    for row in rows:
-        print(f"{row['name']:<{width}} = {json.dumps(row['value'])}   # {row['origin']}")
+    head = f"# {paths.config_file}" + ("" if paths.config_file.exists() else " (not there: all defaults)")
+    return "\n".join(
+        [head, *(f"{row['name']:<{width}} = {json.dumps(row['value'])}   # {row['origin']}" for row in rows)]
+    )

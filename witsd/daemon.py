@@ -181,8 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if inherited.unix_path is not None:
         paths = dataclasses.replace(paths, socket=inherited.unix_path)
     if options.show_config:
-        show_config(loaded, paths, options.json)
-        return 0
+        return show_config(loaded, paths, options.json)
     logging.basicConfig(
         stream=sys.stderr,
         level=settings.daemon.log_level.upper(),

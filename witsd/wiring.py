@@ -56,7 +56,7 @@ from witsd.supervise.watch import Watch
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock, SystemClock
 from witsd.values.config import Settings, Source
-from witsd.values.errors import LimitExceeded
+from witsd.values.errors import LimitExceeded, Overloaded
 from witsd.values.ids import TimeOrderedIds
 from witsd.values.spec import AgentSpec, Grants
 from witsd.values.wire.common import UNSET
@@ -102,8 +102,9 @@ class Daemon:
             async for _ in signals:
                 manager.reloading(self.clock)
                 try:
-                    changed, errors = await self.supervisor.reload()
-                except OSError as failed:  # a folder that cannot be read, no descriptor left: all stays as it is
+                    changed, errors = await self.supervisor.in_effect.reload()
+                # A folder that cannot be read, no descriptor left, a stop: all stays as it is.
+                except (OSError, Overloaded) as failed:
                     log.error("daemon.reload_failed error=%s", failed)
                     manager.ready("listening")
                     continue
@@ -263,7 +264,7 @@ async def wired(
         dispatcher = Dispatcher(methods, notification_table(services), audit, ids, log)
         links.dispatcher = dispatcher
         links.settle = runs.book.deltas.wait_tick
-        supervisor.begin()
+        supervisor.in_effect.begin()
         await runs.recover()
         data = SystemData(version=__version__, pid=os.getpid())
         await journal.append(entry("system", "system.started", data))

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.support.daemon import Daemon
-from tests.support.processes import of_daemon, wait_gone
+from tests.support.processes import no_zombies, of_daemon, wait_for, wait_gone
 from tests.support.wire import RpcError, Wire, wire
 
 ECHO = """
@@ -213,6 +213,17 @@ def test_nothing_is_inherited_but_three_pipes(daemon: Daemon) -> None:
     assert of_daemon(daemon.home) == []
 
 
+def test_the_run_dir_is_empty_at_each_start(daemon: Daemon) -> None:
+    leaves = 'ls -A "$WITSD_RUN_DIR" | wc -l; mkdir "$WITSD_RUN_DIR/left" && : >"$WITSD_RUN_DIR/left/file"; sleep 1000'
+    with wire(daemon.socket) as c:
+        c.subscribe("log:leaves", since={"log:leaves": 0})
+        define(c, "leaves", ["sh", "-c", leaves], kind="exec", start="manual")
+        for _ in range(3):
+            c.call("agents/start", name="leaves")
+            assert c.until("log.line")["data"]["text"].strip() == "0"
+            c.call("agents/stop", name="leaves")
+
+
 def test_the_death_of_who_forks_is_survived(daemon: Daemon) -> None:
     """An agent that runs goes on, the next start gets another."""
     with wire(daemon.socket) as c:
@@ -227,6 +238,45 @@ def test_the_death_of_who_forks_is_survived(daemon: Daemon) -> None:
         assert c.call("agents/get", name="stays")["pid"] == pid
     daemon.stop()
     assert of_daemon(daemon.home) == []
+
+
+def test_who_forks_is_replaced_when_somebody_has_stopped_it(daemon: Daemon) -> None:
+    """What it was asked for meanwhile fails, or is done; nothing of it comes later, when it goes on."""
+    with wire(daemon.socket) as c:
+        define(c, "first", ["sleep", "1000"], kind="exec")
+        assert c.call("agents/start", name="first")["state"] == "active"
+        (forker,) = (p for p in psutil.Process(daemon.pid).children() if "forker.py" in " ".join(p.cmdline()))
+        forker.suspend()
+        c.subscribe("agent:next")
+        define(c, "next", ["sleep", "1000"], kind="exec", restart={"policy": "never"})
+        failed = c.until("agent.state", where=lambda d: d["state"] == "failed")
+        assert "could not be started: the process that forks has not answered" in failed["data"]["reason"]
+        assert wait_gone(forker.pid)
+        assert c.call("agents/start", name="next")["state"] == "active"
+        assert len(wait_for(daemon.home, 2)) == 2
+    assert no_zombies(daemon.pid)
+
+
+def test_a_stop_that_somebody_else_overtakes_says_so(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c, wire(daemon.socket) as other:
+        define(
+            c,
+            "wanted",
+            ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done"],
+            kind="exec",
+            ready={"when": "log", "pattern": "up"},
+            stop={"grace_s": 3},
+        )
+        assert c.call("agents/start", name="wanted")["state"] == "active"
+        other.subscribe("agent:wanted")
+        c.send({"jsonrpc": "2.0", "id": "stop", "method": "agents/stop", "params": {"name": "wanted"}})
+        other.until("agent.state", where=lambda d: d["state"] == "stopping")
+        assert other.call("agents/start", name="wanted", wait=False)["state"] == "stopping"
+        answer = c.receive()
+        assert answer["error"]["code"] == -32009
+        assert "wanted was started again" in answer["error"]["message"]
+        assert c.call("agents/start", name="wanted")["state"] == "active"
+        assert len(of_daemon(daemon.home)) > 0
 
 
 def test_closes_stdout_but_lives(daemon: Daemon) -> None:
@@ -256,7 +306,7 @@ def test_stop_takes_the_group_also_what_ignores_sigterm(daemon: Daemon) -> None:
     stubborn = (
         "import subprocess,sys,signal,time\n"
         "p = subprocess.Popen([sys.executable, '-c', 'import signal,time\\nsignal.signal(15, signal.SIG_IGN)\\n"
-        "print(\"up\", flush=True)\\ntime.sleep(1000)'], stdout=subprocess.PIPE)\n"
+        'print("up", flush=True)\\ntime.sleep(1000)\'], stdout=subprocess.PIPE)\n'
         "p.stdout.readline()\nprint(p.pid, flush=True)\ntime.sleep(1000)"
     )
     with wire(daemon.socket) as c:

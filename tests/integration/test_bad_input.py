@@ -31,7 +31,7 @@ MB = 1 << 20
 
 
 def refused(daemon: Daemon, status: int = 1) -> str:
-    """Start it where it cannot; what it says, which is one line and no traceback."""
+    """Start it where it cannot; what it says: one line, what to do indented below it, no traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "witsd.daemon"],
         env=daemon.env,
@@ -44,8 +44,10 @@ def refused(daemon: Daemon, status: int = 1) -> str:
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    line, *below = done.stderr.splitlines()
     assert line.startswith("witsd: ")
+    assert len(below) <= 1
+    assert all(each.startswith("       ") for each in below)
     return line
 
 

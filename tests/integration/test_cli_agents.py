@@ -286,8 +286,33 @@ def test_run_cancel_and_wait(probe: Daemon) -> None:
     run_id = value(probe.cli("rpc", "runs/start", '{"agent": "probe", "input": "wait"}'))["run_id"]
     waited = probe.cli("run", "wait", run_id, "--timeout", "0.2")
     assert waited.returncode == 1
+    assert "larger `--timeout`" in waited.stderr
     assert "cancelled" in ok(probe.cli("run", "cancel", run_id, "--reason", "enough"))
     assert "enough" in ok(probe.cli("run", "show", run_id))
+
+
+def test_a_daemon_that_answers_late_is_waited_for_and_the_wait_is_told(probe: Daemon) -> None:
+    os.kill(probe.pid, signal.SIGSTOP)  # its socket still listens: who connects waits in the backlog
+    try:
+        with started(probe, "status") as process:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("the daemon has not answered yet")
+            os.kill(probe.pid, signal.SIGCONT)
+            out, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        os.kill(probe.pid, signal.SIGCONT)
+    assert (process.returncode, err) == (0, "")
+    assert str(probe.socket) in out
+
+
+def test_what_took_too_long_is_told_with_the_setting_that_gives_it_more_time(probe: Daemon) -> None:
+    spec = probe.call("agents/get", name="probe")["spec"]
+    probe.call("agents/define", spec={**spec, "name": "slow", "limits": {"run_timeout_s": 0.2}})
+    late = probe.cli("ask", "slow", "wait")
+    assert late.returncode == 1
+    assert "raise run_timeout_s under [limits] in the definition of slow" in late.stderr
+    run_id = probe.call("runs/start", agent="probe", input="wait", timeout_s=0.2)["run_id"]
+    assert "larger timeout_s" in probe.cli("run", "wait", run_id).stderr
 
 
 def test_metrics_of_an_agent(probe: Daemon) -> None:

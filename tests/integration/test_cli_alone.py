@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -176,11 +175,12 @@ def test_config_show_needs_no_daemon(stopped_daemon: Daemon) -> None:
     json.loads(done.stdout)
 
 
-def test_a_reader_that_leaves_early_is_no_error(stopped_daemon: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("args", [["--help"], ["config", "show"], ["config", "show", "--json"]])
+def test_a_reader_that_leaves_early_is_no_error(stopped_daemon: Daemon, args: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "witsd.cli.main", "--help"],
+        [sys.executable, "-m", "witsd.cli.main", *args],
         env=stopped_daemon.env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
     )
     os.close(writing)

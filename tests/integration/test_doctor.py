@@ -18,6 +18,7 @@ from tests.support.daemon import Daemon
 PARTS = {
     "environment", "linger", "sandbox", "setpriv", "containment", "folders", "socket", "port", "database", "disk",
     "clock", "open files", "definitions", "agents", "limits",
+    "settings",
 }
 
 
@@ -64,6 +65,22 @@ def test_faults_of_agents_and_definitions_are_problems(daemon: Daemon) -> None:
     assert "witsd reload" in of(found, "definitions")[0]["hint"]
     assert "failing has failed" in of(found, "agents")[0]["message"]
     assert "witsd agent start failing" in of(found, "agents")[0]["hint"]
+
+
+def test_what_a_restart_would_find_in_the_settings_is_said_before_it(daemon: Daemon) -> None:
+    file = daemon.home / "witsd.toml"
+    assert of(report(daemon), "settings")[0]["status"] == "ok"
+    before = file.read_text() if file.exists() else ""
+    file.write_text(before + '\n[logs]\ncolour = "red"\n')
+    (item,) = of(report(daemon, status=1), "settings")
+    assert item["status"] == "problem"
+    assert str(file) in item["message"]
+    assert "colour" in item["message"]
+    file.write_text(before + "\n[logs]\nmax_bytes = 12345678\n")
+    (item,) = of(report(daemon), "settings")
+    assert item["status"] == "warning"
+    assert "logs.max_bytes" in item["message"]
+    assert "witsd up --replace" in item["hint"]
 
 
 def test_who_may_only_read_may_not_have_the_database_read_through(daemon: Daemon) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -20,7 +21,7 @@ from tests.support.wire import Wire, wire
 from witsd.supervise.container import Container
 from witsd.supervise.container_plain import Marks
 from witsd.supervise.identity import Identity, boot_id, start_time
-from witsd.supervise.watch import Facts, Watch
+from witsd.supervise.watch import Watch
 from witsd.values.clock import SystemClock
 from witsd.values.spec import AgentSpec, Limits
 
@@ -116,6 +117,13 @@ def test_a_process_for_one_run_has_limits_too(daemon: Daemon) -> None:
 # ---- where no control group can be had ----------------------------------------------------------------
 
 
+@attrs.frozen(kw_only=True)
+class _Watched:
+    spec: AgentSpec
+    restarts: int = 0
+    silence_s: float | None = None
+
+
 @contextmanager
 def process(code: str) -> Iterator[tuple[subprocess.Popen[bytes], Identity, Container]]:
     marks = Marks().container("daemon", "agent")
@@ -147,8 +155,8 @@ async def test_samples_end_who_passes_a_limit_also_where_sampling_is_off(tmp_pat
             watch.began(modest, second, theirs, other.kill)
             with trio.fail_after(PATIENCE_S):
                 async with trio.open_nursery() as nursery:
-                    facts = [Facts(spec=spec, restarts=0, silence_s=None) for spec in (greedy, modest)]
-                    nursery.start_soon(watch.run, lambda: facts)
+                    agents = [_Watched(spec=spec) for spec in (greedy, modest)]
+                    nursery.start_soon(watch.run, lambda: agents)
                     await killed.wait()
                     nursery.cancel_scope.cancel()
             assert other.poll() is None, "its sibling is unharmed"

@@ -190,6 +190,19 @@ def test_what_cannot_be_is_refused_with_its_place(daemon: Daemon, more: dict[str
         assert "requires" not in get(c, "me")["spec"], "what was refused changes nothing"
 
 
+def test_a_circle_through_an_instance_is_refused_also_when_the_instance_is_there(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        service(c, "base")
+        service(c, "user", requires=["base@one"])
+        assert c.call("agents/start", name="user")["state"] == "active"
+        with pytest.raises(RpcError, match=r"circle: .*base@one") as refused:
+            service(c, "base", requires=["user"])
+        assert refused.value.data["path"] == "params.spec.requires[0]"
+        for name in ("user", "base"):
+            c.call("agents/remove", name=name)
+        assert "user" not in [a["name"] for a in c.call("agents/list")["items"]]
+
+
 def test_circles_made_across_files_are_named_with_file_and_line(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         service(c, "one", start="manual")
@@ -239,3 +252,27 @@ def test_after_is_order_and_nothing_else(daemon: Daemon) -> None:
         c.call("agents/stop", name="db")
         assert wait_gone(pid)
         assert get(c, "web")["state"] == "active", "nor stopped with it"
+
+
+def test_what_is_wished_for_while_the_daemon_stops_does_not_keep_it(daemon: Daemon) -> None:
+    slow = "trap 'head -c1 {gate} >/dev/null; exit 0' TERM; echo go; sleep 1000 & wait"
+    with wire(daemon.socket) as c, gate(daemon.home) as open_gate:
+        service(c, "slow", slow.format(gate=open_gate.path), ready=GO, stop={"grace_s": 600})
+        service(c, "other", start="manual")
+        c.call("agents/start", name="slow")
+        c.subscribe("agent:slow")
+        os.kill(daemon.pid, signal.SIGTERM)
+        until_state(c, "slow", "stopping", "the daemon is stopping")
+        wishes: list[tuple[str, dict[str, Any]]] = [
+            ("agents/start", {"name": "slow"}),
+            ("agents/restart", {"name": "slow"}),
+            ("agents/start", {"name": "other"}),
+            ("agents/define", {"spec": {"name": "new", "kind": "exec", "command": ["sleep", "1000"]}}),
+            ("system/reload", {}),
+        ]
+        for method, params in wishes:
+            with pytest.raises(RpcError, match="the daemon is stopping: try again when it is back"):
+                c.call(method, **params)
+        open_gate.let()
+        assert daemon.wait() == 0
+        assert of_daemon(daemon.home) == []

@@ -14,6 +14,7 @@ from tests.support.daemon import Daemon
 from tests.support.gate import gate
 from tests.support.processes import wait_gone
 from tests.support.wire import RpcError, wire
+from witsd.supervise.readiness import LogPattern
 
 SAYS_SO = """
 import os, socket, sys, time
@@ -147,3 +148,12 @@ def test_an_agent_that_was_stopped_still_stops(daemon: Daemon, kind: str) -> Non
         os.kill(pid, signal.SIGSTOP)
         assert c.call("agents/stop", name="svc")["state"] == "inactive", "it is woken to hear of it"
         assert wait_gone(pid)
+
+
+def test_a_pattern_that_would_search_for_ever_gives_up() -> None:
+    """It is searched in the event loop, where everybody would wait for it."""
+    pattern = LogPattern(r"^(a|a)*$")
+    pattern.look([b"a" * 30 + b"!"])  # by `re` this takes minutes
+    assert not pattern.seen.is_set()
+    pattern.look([b"aa"])
+    assert pattern.seen.is_set()

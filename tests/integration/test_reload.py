@@ -118,6 +118,7 @@ def test_a_deleted_file_retires_its_agent_and_its_past_stays(daemon: Daemon) -> 
         doing = begin(c, "script", ["say", "doing"], ["gate", door.path])
         c.until("item.delta")
         pid = get(c, "script")["pid"]
+        text = file_of(daemon, "script").read_text()
         file_of(daemon, "script").unlink()
         assert reload(c) == (["script"], [])
         assert wait_gone(pid)
@@ -128,6 +129,10 @@ def test_a_deleted_file_retires_its_agent_and_its_past_stays(daemon: Daemon) -> 
         assert c.call("runs/get", run_id=done["run_id"]) == done
         assert "a line" in [line["text"] for line in c.call("agents/logs", name="script")["lines"]]
         assert of_daemon(daemon.home) == [get(c, "other")["pid"]]
+        file_of(daemon, "script").write_text(text)
+        assert reload(c) == (["script"], [])
+        assert "requests" not in get(c, "script"), "another agent of that name begins from nothing"
+        c.call("agents/remove", name="script")
     daemon.restart()
     with wire(daemon.socket) as c:
         assert "script" not in [agent["name"] for agent in c.call("agents/list")["items"]]

@@ -21,6 +21,7 @@ from tests.support.agents import begin, define
 from tests.support.daemon import PATIENCE_S, Daemon
 from tests.support.gate import gate
 from tests.support.wire import wire
+from witsd.door import handover
 
 
 class Up:
@@ -341,6 +342,22 @@ def test_one_who_says_nothing_keeps_nobody_out(stopped_daemon: Daemon) -> None:
             assert new.ready()["pid"] == new.process.pid
             assert old.wait() == 0
             assert os.stat(f"{home.socket}.next").st_mode & 0o777 == 0o600
+
+
+def test_one_that_is_stopped_is_named_with_what_to_do(
+    stopped_daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = stopped_daemon
+    monkeypatch.setattr(handover, "_TALK_S", 0.5)
+    with up(home) as old:
+        pid = old.ready()["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(handover.HandoverError, match=rf"pid {pid}\) has not answered .* kill -9 {pid}, then"):
+                handover.meet(home.socket, home.home / "witsd.db", "0")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert home.call("system/status")["pid"] == pid
 
 
 def test_a_socket_with_the_longest_path_there_can_be(stopped_daemon: Daemon) -> None:

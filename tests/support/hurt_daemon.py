@@ -28,7 +28,7 @@ from witsd.journal.event import Event
 from witsd.journal.hub import Hub
 from witsd.supervise import containment, forking
 from witsd.supervise.containment import Containment
-from witsd.supervise.supervisor import Supervisor
+from witsd.supervise.in_effect import InEffect
 from witsd.values.clock import SystemClock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +44,7 @@ WATCHED = frozenset(
         "supervise/forking.py",
         "supervise/living.py",
         "supervise/process.py",
+        "supervise/in_effect.py",
         "supervise/supervisor.py",
         "supervise/tree.py",
         "supervise/unit.py",
@@ -67,15 +68,15 @@ def trace(at: Callable[[str], None]) -> None:
             at(f"{os.path.relpath(frame.f_code.co_filename, ROOT)}:{frame.f_lineno}")
         return line
 
-    begin = Supervisor.begin
+    begin = InEffect.begin
 
-    def armed_begin(supervisor: Supervisor) -> None:
+    def armed_begin(in_effect: InEffect) -> None:
         nonlocal armed
         armed = True
         sys.settrace(call)  # the loop
-        begin(supervisor)
+        begin(in_effect)
 
-    Supervisor.begin = armed_begin  # type: ignore[method-assign, assignment]
+    InEffect.begin = armed_begin  # type: ignore[method-assign, assignment]
     threading.settrace(call)  # all others, which begin later
 
 

@@ -214,6 +214,45 @@ def test_a_narrow_screen_keeps_what_matters_most() -> None:
     assert all(column.head in "".join(segment.text for segment in wide) for column in COLUMNS)
 
 
+def _text(top: Top, width: int, height: int = 24) -> list[str]:
+    return ["".join(segment.text for segment in line) for line in frame(top, width, height, NOW).lines]
+
+
+@pytest.mark.parametrize("width", range(10, 160))
+def test_the_head_drops_a_figure_rather_than_cut_it(width: int) -> None:
+    states = ("active", "failed", "backoff", "starting", "stopping", "inactive")
+    top = Top(table(*(agent(state, cpu=10.0, state=state) for state in states)), version="0.1.0", loaded=True)
+    head = _text(top, width)[0]
+    parts = head[:-8].removeprefix("witsd 0.1.0 · ").strip().split(" · ")
+    assert parts[0] in ("", "6 agents", "6 agents: " + parts[0].partition(": ")[2])
+    assert ":" not in parts[0] or all(f"1 {state}" in parts[0] for state in states)
+    assert parts[1:] in ([], ["cpu 60.0%"], ["cpu 60.0%", "mem 6.3 MB"])
+    assert width < 80 or len(parts) == 3
+
+
+@pytest.mark.parametrize("width", [20, 60])
+@pytest.mark.parametrize("scene", ["table", "filtered", "none"])
+def test_a_narrow_foot_still_says_how_to_get_help_and_out(width: int, scene: str) -> None:
+    top = Top(table(*AGENTS), version="0.1.0", loaded=True)
+    SCENES[scene](top)
+    if top.mode == "filter":
+        top.press("enter")
+    assert _text(top, width)[-1].startswith(" ?  help  q  quit ")
+
+
+def test_help_is_whole_on_eighty_columns() -> None:
+    top = Top(table(*AGENTS), version="0.1.0", loaded=True)
+    top.press("?")
+    narrow, wide = _text(top, 80), _text(top, 200)
+    assert [line.rstrip() for line in narrow[1:]] == [line.rstrip() for line in wide[1:]]
+
+
+def test_what_is_wrong_with_the_selected_agent_comes_first() -> None:
+    asked = {"count": 9, "errors": 4, "error_rate": 0.4, "mean_ms": 1.0, "p95_ms": 1.0, "window_s": 300.0}
+    top = Top(table(agent("a", cpu=1.0, state="backoff", reason="exited with code 1", requests=asked)), loaded=True)
+    assert _text(top, 80)[-2].startswith("a: exited with code 1; 4 errors of 9 requests in 5 minutes; exec, backoff; ")
+
+
 @pytest.mark.parametrize(
     ("values", "columns", "drawn"),
     [([], 5, ""), ([0, 0], 5, "▁▁"), ([0, 1, 2, 7], 4, "▁▂▃█"), ([1, 9, 1, 1], 2, "█▂"), ([5], 9, "█")],

@@ -52,6 +52,15 @@ def test_a_good_one(file: Path) -> None:
         ("[[skills]]\nname = 'a'\n[[skills]]\nname = 5\n", 7, "`skills[1].name`: expected `str`, got `int`"),
         ("start = 'maybe'\nstream = 'no'\n", 4, "`start`: 'maybe' is not valid here: say boot, manual or on_demand"),
         ("[restart]\nwindow_s = nan\n", 5, "`restart.window_s`"),
+        ("[limits]\ncpu_percent = inf\n", 5, "`limits.cpu_percent`: expected `float` <= 1000000.0"),
+        ("[limits]\nmemory_bytes = 10_000_000_000_000_000_000\n", 5, "`limits.memory_bytes`: expected `int` <= "),
+        ("[ready]\nwhen = 'tcp'\naddress = 'localhost'\n", 4, "`address` is to be HOST:PORT"),
+        ("[ready]\nwhen = 'tcp'\naddress = 'x:65536'\n", 4, "`address` is to be HOST:PORT"),
+        ("[ready]\nwhen = 'tcp'\naddress = 'x:y'\n", 4, "`address` is to be HOST:PORT"),
+        ("[ready]\nwhen = 'http'\nurl = 'https://localhost/'\n", 4, "http alone, with a host"),
+        ("[ready]\nwhen = 'http'\nurl = 'http://[::1/'\n", 4, "http alone, with a host"),
+        ("[ready]\nwhen = 'http'\nurl = 'http://x:99999/'\n", 4, "http alone, with a host"),
+        ("[ready]\nwhen = 'http'\nurl = 'http:///health'\n", 4, "http alone, with a host"),
         ("run_per_request = true\n", 0, "`run_per_request` is for kind 'exec'"),
         ("x = \n", 4, "not valid TOML: Invalid value"),
         ("kind = 'exec'\n", 4, "not valid TOML: Cannot overwrite a value"),
@@ -188,3 +197,35 @@ def test_a_circle_is_everybodys_fault_who_is_in_it(tmp_path: Path) -> None:
     files(tmp_path, a='requires = ["d"]', b="", c="", d='requires = ["nobody"]')
     assert definitions.load(tmp_path).broken == {"d"}
     assert definitions.load(tmp_path, {"d": last_good}).broken == {"a", "d"}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "broken"),
+    [
+        ('requires = ["two@x"]', 'after = ["one@x"]', {"one", "two"}),
+        ('requires = ["one@x"]', "", {"one"}),
+        ('requires = ["two@x"]', 'requires = ["one"]', {"one", "two"}),
+        ('requires = ["two@x"]', 'requires = ["three"]', set()),
+    ],
+)
+def test_a_circle_through_instances_is_one_too(tmp_path: Path, one: str, two: str, broken: set[str]) -> None:
+    files(tmp_path, one=one, two=two, three="")
+    found = definitions.load(tmp_path)
+    assert found.broken == broken
+    assert all("in a circle: " in error.message and error.line == 4 for error in found.errors)
+
+
+def test_a_circle_through_an_instance_is_one_before_there_is_that_instance(tmp_path: Path) -> None:
+    files(tmp_path, a='requires = ["b@x"]', b='requires = ["a"]', c='after = ["c@y"]', d='requires = ["b@x"]')
+    found = definitions.load(tmp_path)
+    assert found.broken == {"a", "b", "c"}
+    assert set(found.specs) == {"d"}
+    said = {Path(error.file).stem: error.message for error in found.errors}
+    assert "in a circle: " in said["a"]
+    assert "b@x" in said["b"]
+    assert "c@y -> c@y" in said["c"]
+    # With a file of its own it needs what that says, and nothing of its template's.
+    (tmp_path / "b@x.toml").write_text('name = "b@x"\nkind = "exec"\ncommand = ["true"]\n')
+    assert definitions.load(tmp_path).broken == {"c"}
+    (tmp_path / "b@x.toml").write_text('name = "b@x"\nkind = "exec"\ncommand = ["true"]\nrequires = ["a"]\n')
+    assert definitions.load(tmp_path).broken == {"a", "b@x", "c"}

@@ -85,6 +85,15 @@ def test_too_many_exits_fail_with_a_reason_a_person_understands() -> None:
     assert story.life.exits == ()
 
 
+def test_who_may_restart_very_often_is_never_given_up_and_costs_no_more_each_time() -> None:
+    story = Story(with_restart(backoff_s=0, max_restarts=1_000_000))
+    story.tell(BY_HAND)
+    for _ in range(3000):
+        assert story.tell(CRASH) == "starting"
+    assert len(story.life.exits) == 1000
+    assert story.life.restarts == 3000
+
+
 def test_exits_outside_the_window_are_forgiven() -> None:
     story = Story()
     story.tell(BY_HAND)
@@ -123,13 +132,24 @@ def test_no_backoff_restarts_at_once() -> None:
     assert story.effects == [Effect.SPAWN, Effect.SPAWN]
 
 
-def test_never_ready_is_stopped_and_counts_as_a_failure() -> None:
-    story = Story()
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("exec", ""),
+        (
+            "native",
+            ": it never answered `initialize` on its stdout; "
+            "a program that does not speak the protocol is added with --kind exec",
+        ),
+    ],
+)
+def test_never_ready_is_stopped_and_counts_as_a_failure(kind: str, more: str) -> None:
+    story = Story(msgspec.structs.replace(SPEC, kind=kind))
     story.tell(BY_HAND)
     assert story.tell(Elapsed()) == "stopping"
     assert story.effects == [Effect.SPAWN, Effect.STOP]
     assert story.tell(Exited("was killed by SIGTERM", failure=True)) == "backoff"
-    assert story.life.reason == "was not ready within 30 s"
+    assert story.life.reason == f"was not ready within 30 s{more}"
 
 
 def test_broken_is_stopped_and_its_clean_exit_is_no_excuse() -> None:
@@ -178,6 +198,15 @@ def test_start_while_it_stops_for_a_reason_is_no_failure() -> None:
     story.tell(BY_HAND, Ready(), Stop("idle"), ON_DEMAND)
     assert story.tell(CLEAN) == "starting", "without a delay"
     assert story.life.exits == ()
+
+
+@pytest.mark.parametrize("wish", [BY_HAND, Restarted()])
+def test_who_asks_while_what_is_broken_stops_waits_for_no_backoff(wish: Input) -> None:
+    story = Story()
+    assert story.tell(BY_HAND, Ready(), Broken("did not answer a ping within 5 s"), ON_DEMAND) == "stopping"
+    assert story.life.reason, "that it is needed is no reason to forgive it"
+    assert story.tell(wish, CLEAN) == "starting"
+    assert story.life.restarts == 0
 
 
 def test_stop_of_a_restart_wins_when_it_comes_last() -> None:

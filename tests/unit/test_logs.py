@@ -336,6 +336,10 @@ async def test_a_block_of_very_many_lines_is_found_again(tmp_path: Path) -> None
         (b"level=error", UNSET),
         (b"", UNSET),
         (b"{\xff", UNSET),
+        (b'{"level": "\xff"}', UNSET),
+        (b'{"level": 1e999}', UNSET),
+        pytest.param(b'{"level": ' + b"[" * 60_000, UNSET, id="deeper than anybody reads"),
+        pytest.param(b'{"a": ' + b"[" * 30_000 + b"]" * 30_000 + b"}", UNSET, id="deep and whole"),
     ],
 )
 async def test_the_level_of_a_line_of_json(tmp_path: Path, line: bytes, level: str | UnsetType) -> None:

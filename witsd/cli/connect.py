@@ -12,16 +12,20 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import click
+
 from witsd.cli.base import FAILED, NO_DAEMON
 from witsd.cli.output import say
 from witsd.cli.text import neutral, one_line, to_json
 
 if TYPE_CHECKING:
+    import trio
     from witsd_client import Client
 
 T = TypeVar("T")
 
-
+#: How long a command is silent while the daemon does not answer.
+SLOW_S = 2.0
 
 _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 #: What to do next, by error code. Codes, because messages may change.
@@ -29,7 +33,7 @@ _NEXT: Mapping[int, str] = {
     -32601: "This daemon does not know that method: is it older than this command? See `witsd status`.",
     -32003: "The caller lacks a scope or a grant: see `witsd token list`, or [grants] of the agent.",
     -32004: "Present a token, or use the Unix socket as the user who runs the daemon.",
-    -32006: "Try again, or give it more time.",
+    -32006: "Try again, or give it more time.",  # `_more_time` knows better of some
     -32011: "See which models are there and why one is not: `witsd model list`.",
 }
 _LISTED: Mapping[str, str] = {
@@ -58,13 +62,28 @@ def run(main: Callable[[Client], Awaitable[T]]) -> T:
     from witsd_client import connect
 
     async def connected() -> T:
-        async with connect(client_name="witsd") as client:
-            return await main(client)
+        async with trio.open_nursery() as nursery:
+            answered = trio.Event()
+            nursery.start_soon(_tell_of_waiting, answered)
+            async with connect(client_name="witsd") as client:
+                answered.set()
+                return await main(client)
 
     try:
         return trio.run(connected)
     except BaseExceptionGroup as group:
         raise bare(group) from None
+
+
+async def _tell_of_waiting(answered: trio.Event) -> None:
+    """Say once why nothing happens, where nobody reads standard error as JSON."""
+    import trio
+
+    with trio.move_on_after(SLOW_S):
+        await answered.wait()
+    context = click.get_current_context(silent=True)
+    if not answered.is_set() and not (context and context.params.get("as_json")):
+        say("the daemon has not answered yet: it starts, stops or is being replaced; waiting", err=True)
 
 
 def follow(main: Callable[[Client], Awaitable[None]]) -> None:
@@ -166,7 +185,21 @@ def hint_for(code: int, data: Mapping[str, Any]) -> str:
         return f"the field is {data['path']}"
     if code == -32005 and data.get("state") == "failed":
         return "see why: `witsd agent list`"
+    if code == -32006:
+        return _more_time(data) or _NEXT[code]
     return _NEXT.get(code, "")
+
+
+def _more_time(data: Mapping[str, Any]) -> str:
+    """Which setting gives more time to what came too late; empty where none is known."""
+    match data.get("limit"):
+        case "run_timeout_s":
+            return f"raise run_timeout_s under [limits] in the definition of {data.get('agent', 'the agent')}"
+        case "timeout_s":
+            return "whoever started the run gave it that long: start it with a larger timeout_s, or without"
+        case "wait":
+            return "wait longer with a larger `--timeout`, or without it for as long as it takes"
+    return ""
 
 
 def _near_agents(name: str) -> list[str]:

@@ -92,7 +92,8 @@ def cli() -> None:
     \b
     witsd up                          start the daemon in this terminal
     witsd ask assistant "Hello"       ask, and see the answer as it is produced
-    witsd agent add NAME -- COMMAND   make any program an agent
+    witsd agent add NAME -- COMMAND   add a program that speaks the protocol as
+                                      an agent; --kind exec: any command
 
     Every command takes --json. Exit status: 0 done, 1 failed, 2 usage, 3 no daemon.
     """

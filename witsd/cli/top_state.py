@@ -22,9 +22,9 @@ KEYS: tuple[tuple[str, str], ...] = (
     ("t", "stop it, after a second key"),
     ("r", "restart it, after a second key"),
     ("l  Enter", "follow its log; q or Esc comes back"),
-    ("/", "show only agents whose name, kind or state has these words; Esc shows all"),
+    ("/", "only agents with these words in name, kind or state; Esc shows all"),
     ("← →  < >", "sort by the column beside"),
-    ("n u m e", "sort by name, cpu, memory, error rate; once more: the other way round"),
+    ("n u m e", "sort by name, cpu, memory, error rate; again: the other way round"),
     ("R", "turn the order round"),
     ("q  Ctrl-C", "leave"),
 )

@@ -30,8 +30,9 @@ _STATES = {
 _LEVELS = {"debug": _DIM, "warning": _YELLOW, "error": _RED, "critical": _RED}
 #: Columns whose figure is worth a colour when it is not zero.
 _WARN = {"errors", "restarts"}
-_TABLE_KEYS = (("s", "start"), ("t", "stop"), ("r", "restart"), ("l", "logs"), ("/", "filter"), ("<>", "sort"),
-               ("?", "help"), ("q", "quit"))
+#: First what leads to the others and out, so that it is there on the narrowest screen.
+_FIRST_KEYS = (("?", "help"), ("q", "quit"))
+_TABLE_KEYS = (("s", "start"), ("t", "stop"), ("r", "restart"), ("l", "logs"), ("/", "filter"), ("<>", "sort"))
 _LOG_KEYS = (("q", "back"), ("↑↓ PgUp PgDn", "scroll"), ("f", "follow"))
 
 
@@ -73,22 +74,31 @@ def _cut(line: Line, width: int) -> Line:
 
 def _summary(top: Top, width: int, now: datetime) -> Line:
     clock = f"{now.astimezone():%H:%M:%S}"
+    room = max(0, width - len(clock) - 1)
     if top.trouble:
-        left: Line = [Segment(one_line(top.trouble), _RED)]
+        left: Line = [Segment(_fit(one_line(top.trouble), room), _RED)]
     else:
-        agents = top.table.agents.values()
-        used = [found for found in map(vitals, agents) if found is not None]
-        what = " · ".join([
-            f"{len(agents)} agents: {counts(Counter(map(state, agents)))}" if agents else "no agents",
-            f"cpu {percent(sum(one.cpu_percent for one in used))}%",
-            f"mem {size(sum(one.rss_bytes for one in used))}",
-        ]) if top.loaded else ""
         name = f"witsd {top.version} · "
-        left = [Segment(name, _BOLD)] if len(name) + len(what) + len(clock) < width else []
+        what = _figures(top, room)
+        left = [Segment(name, _BOLD)] if len(name) + len(what) <= room else []
         left.append(Segment(what))
-    left = _cut(left, max(0, width - len(clock) - 1))
+    left = _cut(left, room)
     gap = width - sum(segment.cell_length for segment in left) - len(clock)
     return [*left, Segment(" " * max(1, gap) + clock)]
+
+
+def _figures(top: Top, room: int) -> str:
+    """Of all agents, as much as there is room for: half a figure would be a wrong one."""
+    if not top.loaded:
+        return ""
+    agents = top.table.agents.values()
+    used = [found for found in map(vitals, agents) if found is not None]
+    many = _n(len(agents), "agent") if agents else "no agents"
+    states = f"{many}: {counts(Counter(map(state, agents)))}" if agents else many
+    cpu = f"cpu {percent(sum(one.cpu_percent for one in used))}%"
+    memory = f"mem {size(sum(one.rss_bytes for one in used))}"
+    choice = [" · ".join(parts) for parts in ([states, cpu, memory], [many, cpu, memory], [many, cpu], [many])]
+    return next((text for text in choice if len(text) <= room), "")
 
 
 def _rows(top: Top, width: int, room: int, now: datetime) -> Iterator[Line]:
@@ -162,20 +172,19 @@ def _status(top: Top, width: int) -> Line:
     agent = top.table.current()
     if agent is None or top.mode == "help":
         return []
-    said = remark(agent)
-    if said:
-        return [Segment(_fit(f"{agent.name} {said}", width), _remark_style(agent))]
-    return [Segment(_fit(_about(agent), width), _DIM)]
+    return [Segment(_fit(_about(agent), width), _remark_style(agent) if remark(agent) else _DIM)]
 
 
 def _about(agent: Agent) -> str:
+    """What is wrong with it comes first, since the end is what a narrow screen lacks."""
     used, asked = vitals(agent), requests(agent)
-    parts = [f"{agent.name}: {agent.kind}, {state(agent)}"]
+    parts = [remark(agent)]
+    if asked is not None and asked.count:
+        parts.append(f"{_n(asked.errors, 'error')} of {_n(asked.count, 'request')} in {asked.window_s / 60:g} minutes")
+    parts.append(f"{agent.kind}, {state(agent)}")
     if used is not None:
         parts.append(f"{_n(used.processes, 'process', 'es')}, {_n(used.threads, 'thread')}, {used.fds} descriptors")
-    if asked is not None and asked.count:
-        parts.append(f"{_n(asked.count, 'request')} and {_n(asked.errors, 'error')} in {asked.window_s / 60:g} minutes")
-    return one_line("; ".join(parts))
+    return one_line(f"{agent.name}: " + "; ".join(part for part in parts if part))
 
 
 def _n(count: int, word: str, plural: str = "s") -> str:
@@ -194,14 +203,19 @@ def _bottom(top: Top, width: int) -> Line:
         return [Segment("any key goes back", _BOLD)]
     if top.table.filter:
         hidden = len(top.table.agents) - len(top.table.rows)
-        return [Segment(f"filter {one_line(top.table.filter)!r}: {hidden} not shown, Esc shows all  ", _YELLOW),
-                *_keys(_TABLE_KEYS, width)]
-    return _keys(_TABLE_KEYS, width)
+        first = _keys(_FIRST_KEYS, width)
+        text = f" filter {one_line(top.table.filter)!r}: {hidden} not shown, Esc shows all "
+        return [*first, Segment(_fit(text, max(0, width - Segment.get_line_length(first))), _YELLOW)]
+    return _keys((*_FIRST_KEYS, *_TABLE_KEYS), width)
 
 
 def _keys(keys: tuple[tuple[str, str], ...], width: int) -> Line:
+    """As many as there is room for, none of them cut."""
     line: Line = []
     for key, what in keys:
+        width -= cell_len(key) + cell_len(what) + 4
+        if width < 0:
+            break
         line += [Segment(f" {key} ", _HEAD), Segment(f" {what} ")]
     return line
 

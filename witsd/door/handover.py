@@ -302,6 +302,13 @@ def meet(unix: Path, database: Path, version: str) -> Predecessor | None:
             raise PermissionError(f"uid {uid} listens on {meeting_place(unix)}")  # in a folder where others may write
         connection.sendall(_encode(Ask(version=version, pid=os.getpid(), database=str(database.resolve()))))
         answer, fds = _receive(connection)
+    except TimeoutError as error:
+        pid = peer_credentials(connection).pid
+        connection.close()
+        raise HandoverError(
+            f"the running daemon (pid {pid}) has not answered within {_TALK_S:g} s: it hangs, or somebody has stopped "
+            f"it (kill -CONT {pid} has it go on). To start anew without it: kill -9 {pid}, then witsd up"
+        ) from error
     except (OSError, msgspec.MsgspecError) as error:
         connection.close()
         raise HandoverError(f"what answers in the place of the running daemon is not as expected: {error}") from error

@@ -50,7 +50,7 @@ class Agents:
     async def define(self, actor: Actor, params: wire.AgentsDefineParams) -> wire.Agent:
         """Written to ``agents/<name>.toml``, then in effect. Runs that are on go on with the old process."""
         try:
-            unit = await self._supervisor.define(params.spec)
+            unit = await self._supervisor.in_effect.define(params.spec)
         except (Unwritable, Disorder) as error:
             raise InvalidParams(str(error), path=f"params.spec.{error.path}") from error
         except OSError as error:
@@ -63,9 +63,9 @@ class Agents:
 
     async def remove(self, actor: Actor, params: wire.AgentNameParams) -> Empty:
         """Its runs end, then its process, then its file. Log, runs and sessions stay to be read."""
-        for name in self._supervisor.going_with(params.name):
+        for name in self._supervisor.in_effect.going_with(params.name):
             await self._runs.end_all_of(name, "the agent was removed")
-        await self._supervisor.remove(params.name)
+        await self._supervisor.in_effect.remove(params.name)
         return Empty()
 
     async def start(self, actor: Actor, params: wire.AgentsControlParams) -> wire.Agent:

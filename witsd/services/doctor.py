@@ -354,6 +354,18 @@ def _clock(newest_us: int | None, now_us: int) -> DoctorItem:
     return _item("clock", "ok", now)
 
 
+def settings(file: Path, waiting: Collection[str], wrong: str) -> DoctorItem:
+    """What the file says now, for a daemon that runs with what it said then: see ``Source.pending``."""
+    name = "settings"
+    if wrong:
+        hint = "mend it: the daemon goes on with what it has read, and does not start again with a wrong setting"
+        return _item(name, "problem", wrong, hint)
+    if waiting:
+        message = f"{file} has changed and is not in effect yet: {', '.join(waiting)}"
+        return _item(name, "warning", message, "witsd up --replace, or restart the service")
+    return _item(name, "ok", f"{file}{'' if file.exists() else ' (not there)'}, as in effect")
+
+
 def definitions(folder: Path, errors: Iterable[DefinitionError], count: int) -> list[DoctorItem]:
     """Files that cannot be used, and files that others could change: a definition names a program to run."""
     name = "definitions"

@@ -63,8 +63,10 @@ async def execute(book: RunBook, supervisor: Supervisor, run: LiveRun, turn: tri
     if run.stop_as is not None:
         await book.end(run, run.stop_as, run.stop_reason)
     elif timed_out.cancelled_caught:
-        _tell_limit(supervisor, run)
-        late = Timeout(f"the run was not over after {run.timeout_s:g} s")
+        limit = _tell_limit(supervisor, run)
+        late = Timeout(
+            f"the run was not over after {run.timeout_s:g} s", limit=limit, value=run.timeout_s, agent=run.agent
+        )
         run.error = ErrorInfo(code=late.code, message=late.message, data=dict(late.data))
         await book.end(run, "failed")
     elif run.scope.cancelled_caught:
@@ -73,11 +75,14 @@ async def execute(book: RunBook, supervisor: Supervisor, run: LiveRun, turn: tri
         await book.end(run, "completed")
 
 
-def _tell_limit(supervisor: Supervisor, run: LiveRun) -> None:
+def _tell_limit(supervisor: Supervisor, run: LiveRun) -> str:
+    """Tell of the breach where it is the definition's limit. Returns the name of the setting that bounds the run."""
     unit = supervisor.units.get(run.agent)
     if unit is not None and run.timeout_s is not None and unit.spec.limits.run_timeout_s == run.timeout_s:
         breach = limits.run_timeout(unit.spec.limits, run.run_id, run.timeout_s)
         supervisor.shared.watch.breaches.tell(run.agent, breach)
+        return "run_timeout_s"
+    return "timeout_s"
 
 
 async def _by_agent(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None:

@@ -287,7 +287,7 @@ class Runs:
         with trio.move_on_after(params.timeout_s or float("inf")):
             await run.done.wait()
             return run.view()
-        raise Timeout(f"the run is still {run.status} after {params.timeout_s:g} s; it goes on")
+        raise Timeout(f"the run is still {run.status} after {params.timeout_s:g} s; it goes on", limit="wait")
 
     async def cancel(self, actor: Actor, params: wire.RunsCancelParams) -> wire.Run:
         """End a run; returns it as it ended. No error for one that is over."""
@@ -381,11 +381,12 @@ async def open_runs(journal: Journal, supervisor: Supervisor, clock: Clock, ids:
     deltas = Deltas(journal)
 
     def record(run: LiveRun, duration_ms: float) -> None:
-        supervisor.shared.watch.record(run.agent, duration_ms, error=run.status == "failed")
+        if run.agent in supervisor.units:  # nothing is kept of one that has been removed
+            supervisor.shared.watch.record(run.agent, duration_ms, error=run.status == "failed")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deltas.run)
         runs = Runs(RunBook(journal, clock, ids, deltas, record), supervisor, nursery)
-        supervisor.on_defined = runs._pump
+        supervisor.in_effect.on_defined = runs._pump
         yield runs
         nursery.cancel_scope.cancel()

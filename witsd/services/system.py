@@ -109,7 +109,7 @@ class System:
 
     async def reload(self, actor: Actor, params: Empty) -> wire.ReloadResult:
         """Changed agents restart, unchanged ones are not touched, wrong files are named and change nothing."""
-        changed, errors = await self.supervisor.reload()
+        changed, errors = await self.supervisor.in_effect.reload()
         waiting, wrong = await trio.to_thread.run_sync(self.pending_settings)
         return wire.ReloadResult(
             changed=changed, errors=errors, restart_for=waiting, settings_error=wrong or UNSET
@@ -121,7 +121,7 @@ class System:
         listening = self.listening()
         http = listening.http if isinstance(listening.http, str) else None
         paths = Paths(
-            config_dir=self.supervisor.folder.parent,
+            config_dir=self.supervisor.in_effect.folder.parent,
             data_dir=self.journal.store.path.parent,
             runtime_dir=shared.socket.parent,
             log_dir=shared.logs.folder,
@@ -131,11 +131,12 @@ class System:
             doctor.AgentView(name=unit.spec.name, state=unit.life.state, health=unit.health, reason=unit.life.reason)
             for unit in self.supervisor.units.values()
         ]
-        errors = self.supervisor.errors
+        errors = self.supervisor.in_effect.errors
 
         def look() -> tuple[DoctorItem, ...]:
             return (
                 *doctor.machine(doctor.Machine(env=shared.daemon_env)),
+                doctor.settings(paths.config_file, *self.pending_settings()),
                 doctor.containment(self.containment),
                 doctor.limits(self.containment),
                 *doctor.folders(paths),
@@ -143,7 +144,7 @@ class System:
                 doctor.port(http, loopback=http is None or _is_loopback(http)),
                 *doctor.database(self.journal.store.path, now_us=self.clock.wall_us(), cipher=self.cipher),
                 doctor.descriptors(self.limits.connections, len(views), len(os.listdir("/proc/self/fd"))),
-                *doctor.definitions(self.supervisor.folder, errors, len(views)),
+                *doctor.definitions(self.supervisor.in_effect.folder, errors, len(views)),
                 *doctor.agents(views),
             )
 

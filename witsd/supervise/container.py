@@ -143,12 +143,17 @@ class Container(ABC):
         """Forget it, once it is empty. False when the kernel kept it: the next sweep tries again. Blocks."""
         return True
 
+    def remove_at_once(self) -> bool:
+        """Remove it if that can be done without waiting and nobody is in it. For the event loop."""
+        return False
+
     def _remove_if_empty(self) -> bool:
-        """The usual end: the leader was alone."""
         return not self.populated() and self.remove()
 
     async def end(self, timeout_s: float) -> bool:
         """Kill until nobody is left, then remove; False when that was not to be had within ``timeout_s``."""
+        if self.remove_at_once():  # the usual end: the leader was alone
+            return True
         with trio.move_on_after(timeout_s):
             while True:
                 try:

@@ -176,6 +176,16 @@ class GroupContainer(Container):
             tasks=_first(tasks, "pids.current"),
         )
 
+    def remove_at_once(self) -> bool:
+        # The kernel refuses for a group that anybody is in or below: one call of 20 us, where a thread takes 200.
+        if len(self.join) > 1:
+            return False
+        try:
+            self.host.rmdir(self.group)
+        except OSError:
+            return False
+        return True
+
     def remove(self) -> bool:
         groups = {Path(path) for path in self.join}
         left = [group for group in groups if not cgroups.remove(group, self.host)]

@@ -37,6 +37,8 @@ _STEPS = {
 }
 
 
+#: It answers within milliseconds. One that does not, as somebody has stopped it, is replaced after so many seconds.
+_ANSWER_S = 10.0
 #: Numbers remembered until those whose process has ended are forgotten.
 _TOLD = 4096
 
@@ -110,26 +112,30 @@ class Forker:
         return _by_launcher(start, pipes), report
 
     def _ask(self, request: object, fds: tuple[int, ...]) -> tuple[int, int]:
-        sock = self._sock or self._begin()
+        answer, how = None, "has ended unexpectedly"
         try:
-            forker.send(sock, request, fds)
-        except (BrokenPipeError, ConnectionResetError):  # somebody has killed it: what it has not read it has not done
-            self.close()
-            sock = self._begin()
-            forker.send(sock, request, fds)
-        try:
+            sock = self._sock or self._begin()
+            try:
+                forker.send(sock, request, fds)
+            except (BrokenPipeError, ConnectionResetError):  # killed by somebody: what it has not read is not done
+                self.close()
+                sock = self._begin()
+                forker.send(sock, request, fds)
             answer = forker.receive(sock)
-        except ConnectionResetError:
-            answer = None
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        except TimeoutError:
+            how = f"has not answered within {_ANSWER_S:g} s and was ended"
         if answer is None:
             self.close()
             self._end_untold()
-            raise OSError("the process that forks has ended unexpectedly; another is started at the next try")
+            raise OSError(f"the process that forks {how}; another is started at the next try")
         (pid, number), _ = answer
         return pid, number
 
     def _begin(self) -> socket.socket:
         ours, theirs = socket.socketpair()
+        ours.settimeout(_ANSWER_S)
         with theirs:
             try:
                 self._child = subprocess.Popen(

@@ -38,10 +38,11 @@ def boot_id() -> str:
 def stat_fields(pid: int) -> list[str] | None:
     """``/proc/<pid>/stat`` from its third field (state) on; None when there is no such process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return text[text.rindex(")") + 2 :].split()
+    # The second is the program's name as it chose it, any bytes at all; what follows the last ")" is plain.
+    return text[text.rindex(b")") + 2 :].decode("ascii").split()
 
 
 def start_time(pid: int) -> int | None:

@@ -19,6 +19,9 @@ import attrs
 from witsd.values.spec import AgentSpec, Restart
 from witsd.values.wire.agents import AgentState
 
+#: Exits that are remembered. Who may restart as often as that is never given up (``Restart``).
+_MOST_EXITS = 1000
+
 
 @attrs.frozen(kw_only=True)
 class Lifecycle:
@@ -150,13 +153,23 @@ def step(life: Lifecycle, event: Input, spec: AgentSpec, now: float, jitter: flo
         case Elapsed() if life.state == "backoff":
             return _begin(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
         case Elapsed() if life.state == "starting" and not life.awaiting:
-            reason = f"was not ready within {spec.ready.timeout_s:g} s"
-            return attrs.evolve(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
+            return attrs.evolve(life, state="stopping", reason=_not_ready(spec), deadline=None), (Effect.STOP,)
         case Broken(reason=reason) if life.state in ("starting", "active") and not life.awaiting:
             return attrs.evolve(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
         case Exited() if not life.awaiting:
             return _exited(life, event, spec, now, jitter)
     return life, ()  # a late word about something that is over
+
+
+def _not_ready(spec: AgentSpec) -> str:
+    """Why it is given up. A native one has said nothing we know: most often it is a program of another kind."""
+    reason = f"was not ready within {spec.ready.timeout_s:g} s"
+    if spec.kind != "native":
+        return reason
+    return (
+        f"{reason}: it never answered `initialize` on its stdout; "
+        "a program that does not speak the protocol is added with --kind exec"
+    )
 
 
 def _external(life: Lifecycle, event: Input) -> Lifecycle:
@@ -193,7 +206,7 @@ def _start(life: Lifecycle, by_hand: bool, spec: AgentSpec, now: float) -> Step:
             return _begin(life, spec, now)
         case "failed" | "backoff" if by_hand:
             return _begin(life, spec, now)
-        case "stopping" if not life.wanted:
+        case "stopping" if by_hand or not life.wanted:
             # Why it was stopped no longer matters; left standing, it would count as a failure (_exited).
             return attrs.evolve(life, wanted=True, reason=""), ()
     return life, ()
@@ -241,7 +254,7 @@ def _exited(life: Lifecycle, event: Exited, spec: AgentSpec, now: float, jitter:
             attrs.evolve(life, state=state, wanted=False, reason=event.reason, deadline=None),
             (),
         )
-    exits = (*(t for t in life.exits if t > now - restart.window_s), now)
+    exits = (*(t for t in life.exits if t > now - restart.window_s), now)[-_MOST_EXITS:]
     life = attrs.evolve(life, exits=exits)
     if len(exits) > restart.max_restarts:
         reason = (

@@ -22,7 +22,7 @@ import attrs
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal
 from witsd.supervise import alerts
-from witsd.supervise.container import UNLIMITED, Ceiling, Ceilings, Container
+from witsd.supervise.container import UNLIMITED, Ceiling, Ceilings, Container, ceilings
 from witsd.supervise.sample import Sample
 from witsd.values.clock import Clock
 from witsd.values.spec import Limits
@@ -98,14 +98,30 @@ class Held:
     key: str
     name: str
     container: Container
-    kill: Callable[[], None]
+    kill: Callable[[], object]
     #: In effect in the kernel.
     ceilings: Ceilings = UNLIMITED
     #: Why it was ended, once it was for a limit; or why it will be found to have ended.
     reason: str = ""
+    #: It has a limit, or had one, so each pass has to look.
+    limited: bool = False
+    #: Only samples keep a limit of its that ends it.
+    needs_samples: bool = False
+    _limits: Limits | None = None
+    _unkept: alerts.Ceilings = alerts.Ceilings()
     _oom: int = 0
     _refused: int = 0
     _throttled: int = 0
+
+    def follow(self, limits: Limits) -> None:
+        """These are its limits from here on; cheap where they are the same as before."""
+        if limits is self._limits:
+            return
+        self._limits = limits
+        left = self._unkept = unkept(limits, self.container.enforced)
+        self.needs_samples = bool(left.memory_bytes or left.tasks)
+        wanted = ceilings(limits)
+        self.limited = bool(limits.open_files) or wanted != UNLIMITED or self.ceilings != UNLIMITED
 
     def kernel(self, limits: Limits, sample: Sample | None) -> list[Breach]:
         """What the kernel has done since the last look. Reads a small file for each limit that is set."""
@@ -138,7 +154,8 @@ class Held:
     def sampled(self, limits: Limits, sample: Sample) -> list[Breach]:
         """The limits that the kernel does not keep and this sample passes. One ends the tree: it is killed here."""
         found = []
-        for passed in alerts.breaches(sample, unkept(limits, self.container.enforced)):
+        self.follow(limits)
+        for passed in alerts.breaches(sample, self._unkept):
             value = passed.figure
             if passed.limit == "cpu_percent":
                 text = f"uses {value:.0f} % of a core; no control group holds it to its limit cpu_percent = "

@@ -25,6 +25,7 @@ from witsd.supervise.output import Pace, copy
 from witsd.supervise.process import Process, SpawnError
 from witsd.supervise.readiness import LogPattern, NotifySocket, probe_http, probe_tcp
 from witsd.supervise.surroundings import Surroundings
+from witsd.supervise.threads import in_thread
 from witsd.supervise.tree import Tree, open_tree
 from witsd.values.actor import Actor
 from witsd.values.errors import WitsdError
@@ -45,6 +46,8 @@ log = logging.getLogger("witsd.supervise")
 
 #: Once the leader is gone: how long its pipes may go on before they are closed, in seconds.
 _DRAIN_S = 1.0
+#: How long the removal of what it leaves in its folder is waited for, in seconds.
+_CLEAR_S = 30.0
 
 
 class Keeper(Protocol):
@@ -88,6 +91,8 @@ class Living:
     #: It is to stop as soon as it is there: it was told so while it was being forked.
     _unwanted: bool = False
     _held: Held | None = None
+    #: Over once it has had its time to end by itself.
+    _grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _pace: Pace = attrs.field(init=False)
     _pattern: LogPattern | None = None
     _said_ready: trio.Event = attrs.field(factory=trio.Event)
@@ -124,7 +129,7 @@ class Living:
                     self.shared.watch.ended(self._held)
                 self.tree = None
                 self.keeper.set_health("unknown")
-                _clear(self.shared.run_root / spec.name)
+                await _clear(self.shared.run_root / spec.name)
 
     async def _attend(self, tree: Tree, spec: AgentSpec) -> Exited:
         process, self.tree = tree.process, tree
@@ -143,7 +148,17 @@ class Living:
             else:
                 nursery.start_soon(self._talk, process)
             if self._unwanted:
-                nursery.start_soon(self.stop)
+                self.stop(nursery)
+            with self._grace:
+                await process.watch()
+            if process.exit is None:
+                log.warning("agent.killed agent=%s after_s=%g", spec.name, self.keeper.spec.stop.grace_s)
+                if not await tree.kill():
+                    self.keeper.warn(
+                        "stays",
+                        "cannot be ended: it runs as another user, whose processes witsd may not signal. End it "
+                        f"yourself (process {process.pid}), or have it stay the user that runs witsd",
+                    )
             status = await process.watch()
             reason = self.shared.watch.why(held, self.keeper.spec.limits, str(status), clean=status.clean)
             self._pace.lift()
@@ -152,29 +167,28 @@ class Living:
             nursery.cancel_scope.deadline = trio.current_time() + _DRAIN_S
         return Exited(reason, failure=not status.clean)
 
-    async def stop(self) -> None:
+    def stop(self, nursery: trio.Nursery) -> None:
         """Ask, then insist: what ``[stop] grace_s`` bounds, from the first word to SIGKILL."""
         if self.tree is None:  # it is being forked right now, or was never there
             self._unwanted = True
             return
-        process, link = self.tree.process, self.link
-        grace = self.keeper.spec.stop.grace_s
-        process.signal_group(signal.SIGCONT)  # one that was stopped hears of it too
-        with trio.move_on_after(grace / 2 if link is not None else 0):
-            if link is not None:
-                try:
-                    await link.request("shutdown", Empty(), Empty)
-                except (WitsdError, trio.BrokenResourceError):
-                    pass  # it is told again by its stdin closing
-                await process.stdin.aclose()
-                await process.exited.wait()
-                return
-        process.signal_group(signal.SIGTERM)
-        with trio.move_on_after(grace / 2 if link is not None else grace):
+        self.tree.process.signal_group(signal.SIGCONT)  # one that was stopped hears of it too
+        self._grace.deadline = trio.current_time() + self.keeper.spec.stop.grace_s
+        if self.link is not None:
+            nursery.start_soon(self._ask_to_stop, self.tree.process, self.link)
+        else:
+            self.tree.process.signal_group(signal.SIGTERM)
+
+    async def _ask_to_stop(self, process: Process, link: AgentLink) -> None:
+        with trio.move_on_after(self.keeper.spec.stop.grace_s / 2):
+            try:
+                await link.request("shutdown", Empty(), Empty)
+            except (WitsdError, trio.BrokenResourceError):
+                pass  # it is told again by its stdin closing
+            process.stdin.close()
             await process.exited.wait()
             return
-        log.warning("agent.killed agent=%s after_s=%g", self.keeper.spec.name, grace)
-        process.signal_group(signal.SIGKILL)
+        process.signal_group(signal.SIGTERM)
 
     async def _await_ready(self, spec: AgentSpec) -> None:
         """Tell when an exec agent is ready, in the way its definition says, and guard its life from then on."""
@@ -328,8 +342,13 @@ class Living:
         )
 
 
-def _clear(folder: Path) -> None:
+async def _clear(folder: Path) -> None:
+    """An empty folder, as most are, stays for the next process: to remove it may wait for the disk."""
     try:
-        os.rmdir(folder)  # most leave nothing in it
+        with os.scandir(folder) as entries:
+            if next(entries, None) is None:
+                return
     except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAR_S):
+        await in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -54,7 +54,7 @@ def level_of(text: bytes | str) -> LogLevel | UnsetType:
         return UNSET
     try:
         found = _decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):  # whatever it is, it is a line like any other
         return UNSET
     for named in (found.level, found.levelname, found.severity, found.lvl):
         if isinstance(named, str):

@@ -10,6 +10,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from witsd.supervise.instances import template_of
 from witsd.supervise.lifecycle import Blocked, Cleared, Input, Lifecycle, Start, Stop, Waits
 from witsd.values.spec import AgentSpec
 
@@ -25,7 +26,8 @@ class Mistake:
 def mistakes(specs: Mapping[str, AgentSpec], fresh: Set[str], known: Callable[[str], bool]) -> dict[str, Mistake]:
     """What is wrong with the ``fresh`` ones among ``specs``, by name. ``known``: there is or can be such an agent.
 
-    An agent that is not fresh is how it is; with a circle, all fresh members are at fault.
+    An agent that is not fresh is how it is; with a circle, all fresh members are at fault. ``specs`` are those with a
+    definition of their own: an instance that one of them names takes part as its template has it, there already or not.
     """
     found: dict[str, Mistake] = {}
     for name in sorted(fresh):
@@ -33,14 +35,16 @@ def mistakes(specs: Mapping[str, AgentSpec], fresh: Set[str], known: Callable[[s
             if not known(other):
                 found[name] = Mistake(f"{key}[{position}]", f"`{key}` names {other!r}, and there is no such agent")
                 break
-    while circle := _circle({name: spec for name, spec in specs.items() if name not in found}):
+    while circle := _circle(specs, found.keys()):
         shown = " -> ".join(circle)
-        at_fault = fresh & set(circle)
+        blamed = False
         for name, following in pairwise(circle):
-            if name in at_fault:
-                key, position = next((k, p) for k, p, other in _mentions(specs[name]) if other == following)
-                found[name] = Mistake(f"{key}[{position}]", f"`{key}` goes round in a circle: {shown}")
-        if not at_fault:
+            owner = name if name in specs else template_of(name)
+            if owner in fresh:
+                blamed = True
+                key, position = next((k, p) for k, p, other in _mentions(specs[owner]) if other == following)
+                found[owner] = Mistake(f"{key}[{position}]", f"`{key}` goes round in a circle: {shown}")
+        if not blamed:
             break
     return found
 
@@ -52,9 +56,12 @@ def _mentions(spec: AgentSpec) -> list[tuple[str, int, str]]:
     ]
 
 
-def _circle(specs: Mapping[str, AgentSpec]) -> Sequence[str]:
+def _circle(specs: Mapping[str, AgentSpec], left_out: Set[str]) -> Sequence[str]:
     """Some circle, each followed by one that it names and the first again at the end; empty where there is none."""
-    graph = {name: (*spec.requires, *spec.after) for name, spec in specs.items()}
+    graph = {name: (*spec.requires, *spec.after) for name, spec in specs.items() if name not in left_out}
+    for other in {other for others in graph.values() for other in others} - specs.keys():
+        if (template := template_of(other)) in graph:
+            graph[other] = graph[template]  # what an instance needs does not depend on its name
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -75,6 +75,11 @@ class Pace:
         rate = self._rate()
         return max(512, min(_CHUNK, int(rate / 4))) if rate else _CHUNK
 
+    @property
+    def limited(self) -> bool:
+        """Whether what waits is to wait with the process, and so in a pipe that holds little."""
+        return self._rate() > 0
+
     def _rate(self) -> float:
         return 0.0 if self._lifted.is_set() else self.rate()
 
@@ -127,7 +132,7 @@ async def copy(
                 await pace.take(count, lambda: _waiting(stream))
             busy, kept_at = trio.current_time() - kept_at < _BUSY_S, trio.current_time()
             if busy:
-                if not widened:
+                if not widened and not (pace is not None and pace.limited):
                     widened = True
                     _widen(stream)
                 if count < _CHUNK:

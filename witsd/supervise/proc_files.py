@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 
@@ -20,6 +19,7 @@ _REST_EVERY = 5
 _THREADS_EVERY = 3
 #: Bytes of a file in ``/proc``, except for the list of very many children.
 _USUAL = 4096
+_LONGEST_PID = 12
 
 
 @attrs.define(eq=False)
@@ -60,6 +60,19 @@ class Member:
         return (self.stat_fd >= 0) + (self.statm_fd >= 0) + (self.io_fd >= 0) + (self.children_fd >= 0)
 
 
+@attrs.define(eq=False)
+class Listing:
+    """A group's ``cgroup.procs``, kept open where an open one can be read again."""
+
+    path: str
+    fd: int = -1
+    #: That is so of v2. Of v1 the kernel gives what was read last, for as long as it is read every second.
+    rereads: bool | None = None
+    #: As read last, and what it says.
+    text: bytes = b""
+    pids: set[int] = attrs.field(factory=set)
+
+
 class ProcFiles:
     """Opens and reads processes; ``kept_fds`` bounds the descriptors that stay open."""
 
@@ -67,15 +80,19 @@ class ProcFiles:
         self._budget = kept_fds
         self._fds_by_size = _fd_folder_has_size()
 
-    def open(self, pid: int) -> Member | None:
-        """The process that has this number now, identified; None if there is none or it cannot be opened."""
+    def open(self, pid: int, *, children: bool = True) -> Member | None:
+        """The process that has this number now, identified; None if there is none or it cannot be opened.
+
+        Without ``children`` it is not going to be asked for them.
+        """
         member = Member(pid)
         if self._budget >= 4:
             member.stat_fd = _open_or_not(f"/proc/{pid}/stat")
             if member.kept:
                 member.statm_fd = _open_or_not(f"/proc/{pid}/statm")
                 member.io_fd = _open_or_not(f"/proc/{pid}/io")
-                member.children_fd = _open_or_not(f"/proc/{pid}/task/{pid}/children")
+                if children:
+                    member.children_fd = _open_or_not(f"/proc/{pid}/task/{pid}/children")
             self._budget -= member.descriptors
         stat = _contents(f"/proc/{pid}/stat") if not member.kept else _contents_of(member.stat_fd)
         if not stat:
@@ -83,6 +100,28 @@ class ProcFiles:
             return None
         _parse(member, stat)
         return member
+
+    def listed(self, listing: Listing) -> set[int] | None:
+        """Who is in the group now; None where that cannot be read. Not to be changed."""
+        if listing.rereads is None:
+            listing.rereads = os.path.exists(f"{os.path.dirname(listing.path)}/cgroup.events")
+        if listing.fd < 0 and listing.rereads and self._budget > 0:
+            listing.fd = _open_or_not(listing.path)
+            self._budget -= listing.fd >= 0
+        try:
+            text = os.pread(listing.fd, _USUAL, 0) if listing.fd >= 0 else b""
+        except OSError:
+            return None
+        if listing.fd < 0 or len(text) > _USUAL - _LONGEST_PID:
+            return pids_in(listing.path)
+        if text != listing.text:
+            listing.text, listing.pids = text, {int(pid) for pid in text.split()}
+        return listing.pids
+
+    def close_listing(self, listing: Listing) -> None:
+        if listing.fd >= 0:
+            os.close(listing.fd)
+            listing.fd, self._budget = -1, self._budget + 1
 
     def children(self, member: Member, pass_number: int) -> bytes:
         """The pids of its children as text; those of other threads than the main one only now and then."""
@@ -172,11 +211,23 @@ class ProcFiles:
 def _contents(path: str) -> bytes | None:
     """The file's content; empty if the process is gone; None if it cannot be read just now."""
     try:
-        return Path(path).read_bytes()
+        return _read(path)
     except (FileNotFoundError, ProcessLookupError):
         return b""
     except OSError:
         return None
+
+
+def _read(path: str) -> bytes:
+    """Not with ``Path``, which takes as long as the kernel does and remembers each part of each path."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(handle, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(handle)
 
 
 def _contents_of(fd: int) -> bytes | None:
@@ -212,7 +263,7 @@ def _open_or_not(path: str) -> int:
 
 def pids_in(file: str) -> set[int] | None:
     try:
-        return {int(pid) for pid in Path(file).read_bytes().split()}
+        return {int(pid) for pid in _read(file).split()}
     except (OSError, ValueError):
         return None
 

@@ -7,6 +7,7 @@ old as the daemon; see ``forking``.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import queue
 import shutil
@@ -25,6 +26,7 @@ from witsd.supervise.container import Container
 from witsd.supervise.forking import Forker, Start, failure
 from witsd.supervise.identity import Identity, boot_id, start_time
 
+log = logging.getLogger("witsd.supervise")
 T = TypeVar("T")
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -62,7 +64,8 @@ def _signal_name(number: int) -> str:
 class Spawner:
     """The thread that forks. Made by ``open_spawner``."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 30) -> None:
+        self.patience_s = patience_s
         #: For jobs on the thread alone.
         self.forker = Forker()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -74,26 +77,43 @@ class Spawner:
             job()
         self.forker.close()
 
-    async def run(self, fn: Callable[[], T]) -> T:
-        """Run ``fn`` on the spawner thread. Not cancellable: a fork is either done or not."""
-        done = trio.Event()
+    async def run(self, fn: Callable[[], T], *, undo: Callable[[T], None]) -> T:
+        """Run ``fn`` on the spawner thread. Not cancellable: a fork is either done or not.
+
+        Raises ``TimeoutError`` after ``patience_s``; should it be done all the same later, ``undo`` has what it made.
+        """
+        done, settled = trio.Event(), threading.Lock()
         outcome: list[T] = []
         failed: list[Exception] = []
+        given_up = False
         token = trio.lowlevel.current_trio_token()
 
         def job() -> None:
+            if given_up:
+                return
             try:
-                outcome.append(fn())
+                made = fn()
+                with settled:
+                    if not given_up:
+                        outcome.append(made)
+                if not outcome:
+                    log.warning("supervise.forked_too_late")
+                    undo(made)
             except Exception as error:  # noqa: BLE001 - the caller's own, handed back to the caller
                 failed.append(error)
             token.run_sync_soon(done.set)
 
         self._work.put(job)
         # A fork takes milliseconds; the deadline only keeps a broken machine from hanging us for ever.
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self.patience_s):
             await done.wait()
-        if not done.is_set():
-            raise TimeoutError("the machine took more than 30 s to fork")
+        with settled:
+            given_up = not outcome and not failed
+        if given_up:
+            raise TimeoutError(
+                f"no process was made within {self.patience_s:g} s: a disk does not answer, memory is short, or the "
+                "process that forks is stopped"
+            )
         if failed:
             raise failed[0]
         return outcome[0]
@@ -170,16 +190,20 @@ class Process:
                 self.exited.set()
         return self.exit
 
-    def signal_group(self, number: int) -> None:
-        """Signal the leader's whole group. Safe while the leader is not reaped: its pid cannot be reused."""
+    def signal_group(self, number: int) -> bool:
+        """Signal the leader's whole group. Safe while the leader is not reaped: its pid cannot be reused.
+
+        False where nobody in it may be signalled: a program that became another user (sudo) is not ours to signal.
+        """
         if self._reaped:
-            return
+            return True
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
             pass  # everyone in it is gone already
         except PermissionError:
-            signal.pidfd_send_signal(self._pidfd, number)
+            return False
+        return True
 
     def reap(self) -> None:
         """Collect the exit status; from here on the pid may belong to somebody else."""
@@ -190,21 +214,39 @@ class Process:
         os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         os.close(self._pidfd)
 
-    async def aclose_pipes(self) -> None:
+    def close_pipes(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):
-            await stream.aclose()
+            stream.close()
 
 
-async def spawn(
-    spawner: Spawner,
+@attrs.frozen(kw_only=True)
+class Forked:
+    """A child that is on its way to its program, and our handles; ``become`` has them closed or used."""
+
+    pid: int
+    start_time: int
+    pidfd: int
+    report: int
+    pipes: Sequence[int]
+
+    def undo(self) -> None:
+        """End it and close its handles: nobody waits for it any more. Blocks."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        for handle in (self.pidfd, self.report, *self.pipes):
+            os.close(handle)
+
+
+def fork(
+    forker: Forker,
     command: Sequence[str],
     *,
     cwd: Path,
     env: Mapping[str, str],
     container: Container,
     open_files: int = 0,
-) -> Process:
-    """Start ``command`` in its own session and in ``container``, with three pipes.
+) -> Forked:
+    """Start ``command`` in its own session and in ``container``, with three pipes. Blocks: for the spawner's thread.
 
     ``open_files`` bounds its descriptors (0: as ours). Raises ``SpawnError`` with a reason for a person. The death
     signal kills it if the daemon dies.
@@ -217,23 +259,27 @@ async def spawn(
         open_files=open_files,
     )
     try:
-        pid, (pidfd, report, *pipes) = await spawner.run(lambda: _fork(spawner.forker, start))
+        return _fork(forker, start)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         # ValueError: a zero byte in an argument, an "=" in a variable's name
         raise SpawnError(error.strerror or str(error) if isinstance(error, OSError) else str(error)) from error
-    failed = await _failure(report)
+
+
+async def become(child: Forked, container: Container) -> Process:
+    """The process, once it runs its program. Raises ``SpawnError`` where it cannot; then it is gone."""
+    failed = await _failure(child.report)
     if failed:
-        for handle in pipes:
+        for handle in child.pipes:
             os.close(handle)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
-            await trio.lowlevel.wait_readable(pidfd)
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
-        os.close(pidfd)
+            await trio.lowlevel.wait_readable(child.pidfd)
+        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
+        os.close(child.pidfd)
         raise SpawnError(failed)
-    stdin, stdout, stderr = map(trio.lowlevel.FdStream, pipes)
-    identity = Identity(pid, start_time(pid) or 0, boot_id())
+    stdin, stdout, stderr = map(trio.lowlevel.FdStream, child.pipes)
+    identity = Identity(child.pid, child.start_time, boot_id())
     container.started(identity)
-    return Process(identity, stdin, stdout, stderr, pidfd)
+    return Process(identity, stdin, stdout, stderr, child.pidfd)
 
 
 async def _failure(report: int) -> str:
@@ -248,8 +294,7 @@ async def _failure(report: int) -> str:
         os.close(report)
 
 
-def _fork(forker: Forker, start: Start) -> tuple[int, list[int]]:
-    """The pid, and our handles: its pidfd, its report, and our ends of its three pipes."""
+def _fork(forker: Forker, start: Start) -> Forked:
     ours: list[int] = []
     theirs: list[int] = []
     try:
@@ -257,9 +302,10 @@ def _fork(forker: Forker, start: Start) -> tuple[int, list[int]]:
             for end, handle in zip(ends, os.pipe2(os.O_CLOEXEC), strict=True):
                 end.append(handle)
         pid, report = forker.fork(start, theirs)
-        ours.insert(0, report)
+        pipes = tuple(ours)
+        ours.append(report)
         try:
-            ours.insert(0, os.pidfd_open(pid))
+            pidfd = os.pidfd_open(pid)
         except OSError:  # out of descriptors: what nobody can talk to must not go on running
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -271,7 +317,7 @@ def _fork(forker: Forker, start: Start) -> tuple[int, list[int]]:
     finally:
         for handle in theirs:
             os.close(handle)
-    return pid, ours
+    return Forked(pid=pid, start_time=start_time(pid) or 0, pidfd=pidfd, report=report, pipes=pipes)
 
 
 def adopted() -> list[int]:

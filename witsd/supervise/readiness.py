@@ -64,16 +64,29 @@ def notify_socket(folder: Path, belongs: Callable[[int], bool]) -> Iterator[Noti
         yield NotifySocket(path, sock, belongs)
 
 
+#: How much of a line is looked at, in bytes, and for how long, in seconds.
+_LOOKED_AT, _SEARCH_S = 8192, 0.05
+
+
 class LogPattern:
     """Looks for the line that says it is ready among those that are being kept anyway."""
 
     def __init__(self, pattern: str) -> None:
-        self._pattern = re.compile(pattern)
+        import regex  # only by those who have such a pattern
+
+        self._pattern = regex.compile(pattern)
         self.seen = trio.Event()
 
     def look(self, lines: list[bytes]) -> None:
-        if not self.seen.is_set() and any(self._pattern.search(line.decode(errors="replace")) for line in lines):
+        if not self.seen.is_set() and any(self._matches(line) for line in lines):
             self.seen.set()
+
+    def _matches(self, line: bytes) -> bool:
+        # In the event loop: some pattern on some line would search for hours, and all would wait for it.
+        try:
+            return self._pattern.search(line[:_LOOKED_AT].decode(errors="replace"), timeout=_SEARCH_S) is not None
+        except TimeoutError:
+            return False
 
 
 async def probe_tcp(address: str) -> None:
@@ -83,7 +96,7 @@ async def probe_tcp(address: str) -> None:
         with trio.move_on_after(_PROBE_S):
             try:
                 stream = await trio.open_tcp_stream(host.strip("[]") or "127.0.0.1", int(port))
-            except OSError:
+            except (OSError, UnicodeError):  # of a name that cannot be one
                 pass
             else:
                 await stream.aclose()
@@ -105,7 +118,7 @@ async def probe_http(url: str) -> None:
                     head = b""
                     while b"\r\n" not in head and (data := await stream.receive_some(4096)):
                         head += data
-            except (OSError, trio.BrokenResourceError):
+            except (OSError, UnicodeError, trio.BrokenResourceError):
                 head = b""
             status = re.match(rb"HTTP/1\.[01] (\d{3})", head)
             if status and int(status[1]) < 400:

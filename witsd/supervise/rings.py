@@ -1,8 +1,8 @@
 """An agent's samples, kept in three rings of fixed size: fine for the last minutes, coarse for half a day.
 
-All in all 22 KB an agent, full or empty: rows are packed into one ``bytearray`` a ring, which is as small as
-arrays by column and takes one call a row. A row of a coarse ring has the mean and the peak of its time, weighted by
-its number of samples, so that neither is lost when it replaces many.
+All in all 22 KB an agent, once they are full after half a day; a ring grows as its rows come. Rows are packed into one
+``bytearray`` a ring, which is as small as arrays by column and takes one call a row. A row of a coarse ring has the
+mean and the peak of its time, weighted by its number of samples, so that neither is lost when it replaces many.
 """
 
 from __future__ import annotations
@@ -90,11 +90,13 @@ class _Ring:
 
     def __init__(self, form: struct.Struct, rows: int) -> None:
         self._form, self._rows = form, rows
-        self._space = bytearray(form.size * rows)
+        self._space = bytearray()  # grows to so many rows
         self._next = self._kept = 0
 
     def put(self, at: float, read_bytes: int, write_bytes: int, *gauges: float) -> None:
         offset = self._next * self._form.size
+        if offset == len(self._space):
+            self._space += bytes(self._form.size)
         try:
             self._form.pack_into(self._space, offset, int(at * 10), read_bytes, write_bytes, *gauges)
         except (struct.error, OverflowError):

@@ -9,6 +9,7 @@ import attrs
 
 from witsd.supervise.instances import instance, template_of
 from witsd.supervise.unit import Unit
+from witsd.values.errors import NotFound
 from witsd.values.ids import AgentName
 from witsd.values.spec import AgentSpec
 
@@ -34,6 +35,16 @@ class Roster:
         if unit is not None or not self.can_be(name) or name in self.defined:
             return unit
         return self._make(instance(self.units[AgentName(template_of(name))].spec, name))
+
+    def unit(self, name: str) -> Unit:
+        """Raises ``NotFound`` for a name that is not defined, and for an instance that nobody has asked for yet."""
+        found = self.units.get(AgentName(name))
+        if found is None:
+            text = f"there is no agent {name!r}"
+            if self.can_be(name):
+                text += f" yet: `witsd agent start {name}` makes it from {template_of(name)!r}"
+            raise NotFound(text, kind="agent", id=name)
+        return found
 
     def can_be(self, name: str) -> bool:
         """Whether there is such an agent, or can be at once."""

@@ -5,6 +5,7 @@ The one way a process comes to be, for agents that stay and for those that get o
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -15,27 +16,43 @@ import trio
 
 from witsd.supervise import environment
 from witsd.supervise.container import Container, ContainerError, ceilings
-from witsd.supervise.process import Process, SpawnError, spawn
+from witsd.supervise.process import Forked, Process, SpawnError, become, fork
 from witsd.supervise.readiness import NotifySocket, notify_socket
 from witsd.supervise.surroundings import Surroundings
+from witsd.supervise.threads import in_thread
 from witsd.values.spec import AgentSpec
+
+log = logging.getLogger("witsd.supervise")
 
 #: How long a tree may take to be gone once it is killed, in seconds.
 END_S = 5.0
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Tree:
     """A live process, what holds its whole tree, and its NOTIFY_SOCKET where it was given one."""
 
     process: Process
     container: Container
     notify: NotifySocket | None
+    #: Nobody is left, or nobody that could be ended.
+    over: bool = False
+
+    async def kill(self) -> bool:
+        """SIGKILL; False where we may not: it runs as another user, and no control group ends it. For its owner."""
+        if self.process.signal_group(signal.SIGKILL):
+            return True
+        await in_thread(self.container.kill)
+        with trio.move_on_after(END_S):
+            await self.process.watch()
+        return self.process.exit is not None
 
     async def end_rest(self) -> None:
         """Once the leader has exited: whoever is left goes, while the zombie keeps the number ours."""
         self.process.signal_group(signal.SIGKILL)
-        await self.container.end(END_S)
+        if not await self.container.end(END_S):
+            log.error("agent.not_all_ended agent=%s", self.container.unit)
+        self.over = True
 
     async def end_all(self, grace_s: float) -> None:
         """SIGTERM, then SIGKILL after ``grace_s`` (0: at once), then the rest. For the task that owns the process."""
@@ -43,9 +60,9 @@ class Tree:
             self.process.signal_group(signal.SIGTERM)
             with trio.move_on_after(grace_s):
                 await self.process.watch()
-        self.process.signal_group(signal.SIGKILL)
+        await self.kill()
         await self.process.watch()
-        await self.container.end(END_S)
+        await self.end_rest()
 
 
 @asynccontextmanager
@@ -59,6 +76,7 @@ async def open_tree(
     """A process of ``spec``'s, in its folder, with its environment and ``more_env``.
 
     When the block ends and it still lives, it is ended, with ``grace_s`` from SIGTERM to SIGKILL; then it is reaped.
+    Whatever it has started is gone then, too, however the block ends.
     Raises ``SpawnError``, with nothing left behind.
     """
     run_dir = shared.run_root / spec.name
@@ -70,7 +88,9 @@ async def open_tree(
             with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s + END_S):
                 if tree.process.exit is None:
                     await tree.end_all(grace_s)
-                await tree.process.aclose_pipes()
+                elif not tree.over:
+                    await tree.end_rest()
+            tree.process.close_pipes()
             tree.process.reap()
 
 
@@ -80,27 +100,50 @@ async def _fork(
     env = environment.build(spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
     env |= more_env
     command = spec.command if spec.kind != "assistant" else shared.assistant_command
-    container = await shared.spawner.run(lambda: _prepare(spec, shared, run_dir))
-    notify = None
+    leader: list[int] = []
+
+    def begin() -> tuple[Container, NotifySocket | None, Forked | SpawnError]:
+        """All that may wait for the disk or the kernel, in one go on the spawner's thread."""
+        container, notify = _prepare(spec, shared, run_dir), None
+        try:
+            if (spec.ready.when == "notify" or spec.health.watchdog_s) and not spec.run_per_request:
+                ours = notify_socket(run_dir, lambda pid: pid in leader or pid in container.pids())
+                notify = stack.enter_context(ours)
+                env["NOTIFY_SOCKET"] = str(notify.path)
+            if spec.health.watchdog_s:
+                env["WATCHDOG_USEC"] = str(round(spec.health.watchdog_s * 1e6))
+            child = fork(
+                shared.spawner.forker,
+                command,
+                cwd=environment.working_folder(spec),
+                env=env,
+                container=container,
+                open_files=spec.limits.open_files,
+            )
+        except (SpawnError, OSError) as error:
+            return container, None, SpawnError(str(error))
+        return container, notify, child
+
+    def undo(late: tuple[Container, NotifySocket | None, Forked | SpawnError]) -> None:
+        container, _, child = late
+        if isinstance(child, Forked):
+            child.undo()
+        container.kill()
+        container.remove()
+        stack.close()
+
     try:
-        leader: list[int] = []
-        if (spec.ready.when == "notify" or spec.health.watchdog_s) and not spec.run_per_request:
-            notify = stack.enter_context(notify_socket(run_dir, lambda pid: pid in leader or pid in container.pids()))
-            env["NOTIFY_SOCKET"] = str(notify.path)
-        if spec.health.watchdog_s:
-            env["WATCHDOG_USEC"] = str(round(spec.health.watchdog_s * 1e6))
-        process = await spawn(
-            shared.spawner,
-            command,
-            cwd=environment.working_folder(spec),
-            env=env,
-            container=container,
-            open_files=spec.limits.open_files,
-        )
-    except (SpawnError, OSError) as error:
-        await container.end(END_S)
+        container, notify, child = await shared.spawner.run(begin, undo=undo)
+    except TimeoutError as error:
         raise SpawnError(str(error)) from error
-    leader.append(process.pid)
+    try:
+        if isinstance(child, SpawnError):
+            raise child
+        leader.append(child.pid)
+        process = await become(child, container)
+    except SpawnError:
+        await container.end(END_S)
+        raise
     return Tree(process, container, notify)
 
 

@@ -33,7 +33,6 @@ from witsd.supervise.link import AgentLink
 from witsd.supervise.living import Living
 from witsd.supervise.process import Process
 from witsd.supervise.surroundings import Surroundings
-from witsd.supervise.watch import Facts
 from witsd.values.actor import Actor
 from witsd.values.clock import rfc3339
 from witsd.values.ids import AgentName, SessionId
@@ -94,6 +93,7 @@ class Unit:
     _over: trio.Event = attrs.field(factory=trio.Event)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _reported: dict[str, float] = attrs.field(factory=dict)
+    _encoded: tuple[AgentSpec | None, bytes] = (None, b"")
 
     @property
     def name(self) -> AgentName:
@@ -141,8 +141,9 @@ class Unit:
         """Return once everything told so far has been handled."""
         if self._inbox and not self._over.is_set():
             event, handled = self._inbox[-1]
-            handled = handled or trio.Event()
-            self._inbox[-1] = (event, handled)
+            if handled is None:  # else somebody waits for it already, and we with him
+                handled = trio.Event()
+                self._inbox[-1] = (event, handled)
             await handled.wait()
 
     async def wait_change(self) -> None:
@@ -170,14 +171,16 @@ class Unit:
             return self.process.pid
         return self.sighted.pid if self.sighted is not None and self.life.state == "active" else UNSET
 
-    def facts(self) -> Facts:
-        """What the watch looks at beside the samples."""
-        living = self.living if self.process else None
-        return Facts(
-            spec=self.spec,
-            restarts=self.life.restarts,
-            silence_s=self.shared.clock.monotonic() - living.last_word if living else None,
-        )
+    @property
+    def restarts(self) -> int:
+        return self.life.restarts
+
+    @property
+    def silence_s(self) -> float | None:
+        """Seconds since it last wrote anything; None while it has no process."""
+        if self.living is None or self.living.process is None:
+            return None
+        return self.shared.clock.monotonic() - self.living.last_word
 
     # ---- the unit's task ------------------------------------------------------------------------------
 
@@ -334,7 +337,7 @@ class Unit:
 
     def _end_process(self, living: Living | None, nursery: trio.Nursery) -> None:
         if living is not None:
-            nursery.start_soon(living.stop)
+            living.stop(nursery)
         elif not self.has_process:
             self.tell(Exited("stopped", failure=False))
         # else: it is gone, and its end is on its way to us
@@ -347,7 +350,7 @@ class Unit:
         history = [wall - int((now - t) * 1e6) for t in life.exits]
         row = (
             self.spec.name,
-            _encode(self.spec),
+            self._spec_json(),
             life.state,
             self.health,
             life.reason,
@@ -367,6 +370,14 @@ class Unit:
         )
         entries = (entry(f"agent:{self.name}", "agent.state", data),) if publish else ()
         self.shared.journal.append_nowait(*entries, statements=((_UPSERT, row),))
+
+    def _spec_json(self) -> bytes:
+        """The definition as it is stored: written with each change of state, and encoded once."""
+        spec, encoded = self._encoded
+        if spec is not self.spec:
+            encoded = _encode(self.spec)
+            self._encoded = (self.spec, encoded)
+        return encoded
 
     # ---- its process ----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Generator, Iterator
 import attrs
 
 from witsd.supervise.identity import Identity
-from witsd.supervise.proc_files import Member, ProcFiles, pids_in
+from witsd.supervise.proc_files import Listing, Member, ProcFiles, pids_in
 from witsd.supervise.sample import Sample
 
 #: Processes between two moments at which the caller may let others run: about half a millisecond.
@@ -47,7 +47,8 @@ class _Tree:
 
     agent: str
     roots: dict[int, Identity] = attrs.field(factory=dict)
-    procs_file: str | None = None
+    #: Who is in its control group, where it has one.
+    listing: Listing | None = None
     #: Those roots that were found to be who they should be, and so the sessions that are theirs.
     sessions: set[int] = attrs.field(factory=set)
     members: dict[int, Member] = attrs.field(factory=dict)
@@ -86,7 +87,10 @@ class Sampler:
         """
         tree = self._trees.setdefault(agent, _Tree(agent))
         tree.roots[root.pid] = root
-        tree.procs_file = procs_file or tree.procs_file
+        if procs_file is not None:
+            if tree.listing is not None:
+                self._files.close_listing(tree.listing)
+            tree.listing = Listing(procs_file)
 
     def remove(self, agent: str, pid: int | None = None) -> None:
         """Forget this root, or the agent with all that was counted; with its last root the agent goes too."""
@@ -102,6 +106,8 @@ class Sampler:
             for member in tree.members.values():
                 self._files.close(member)
             tree.members.clear()
+            if tree.listing is not None:
+                self._files.close_listing(tree.listing)
 
     def close(self) -> None:
         """Forget everything and close what is open."""
@@ -166,7 +172,7 @@ class Sampler:
                         waited_for += member.children_ticks - children_ticks
                     read_bytes += member.read_bytes - got
                     write_bytes += member.write_bytes - put
-                if tree.procs_file is None:
+                if tree.listing is None:
                     listed = self._files.children(member, tree.pass_number)
                     if listed != member.children:
                         queue.extend(self._adopt_children(member, tree, listed))
@@ -235,7 +241,7 @@ class Sampler:
     def _join_roots(self, tree: _Tree) -> None:
         for pid, root in tree.roots.items():
             if pid not in tree.members:
-                member = self._files.open(pid)
+                member = self._files.open(pid, children=tree.listing is None)
                 if member is not None and self._keep(tree, member, root.start_time in (0, member.start_time)):
                     tree.sessions.add(pid)
 
@@ -244,22 +250,25 @@ class Sampler:
 
         Returns the members that the container does not list.
         """
-        if tree.procs_file is not None:
-            return self._join_listed(tree, tree.procs_file)
+        if tree.listing is not None:
+            return self._join_listed(tree, tree.listing)
         for session in tree.sessions:
             for orphan in orphans.pop(session, ()):
                 self._keep(tree, orphan, orphan.pid not in tree.members)
         return set()
 
-    def _join_listed(self, tree: _Tree, procs_file: str) -> set[int]:
-        listed = pids_in(procs_file)
+    def _join_listed(self, tree: _Tree, listing: Listing) -> set[int]:
+        listed = self._files.listed(listing)
         if listed is None:
             return set()  # it cannot be read: those known go on being counted until they end
+        if listed == tree.members.keys():
+            return set()  # as nearly always
         strays = tree.members.keys() - listed - tree.roots.keys()
-        fresh = [member for pid in listed - tree.members.keys() if (member := self._files.open(pid)) is not None]
+        opened = [self._files.open(pid, children=False) for pid in listed - tree.members.keys()]
+        fresh = [member for member in opened if member is not None]
         if fresh:
             # Listed before it was opened and listed still: that is the one which was opened, and no stranger.
-            listed = pids_in(procs_file) or set()
+            listed = self._files.listed(listing) or set()
             for member in fresh:
                 self._keep(tree, member, member.pid in listed)
         return strays
@@ -281,10 +290,13 @@ class Sampler:
 
     def _orphans(self) -> dict[int, list[Member]]:
         """Processes that became our children when their parents ended, by session, unless they are known."""
-        listed = pids_in(self._orphans_file) or set()
+        listed = pids_in(self._orphans_file)
+        if not listed:
+            self._not_ours.clear()
+            return {}
         self._not_ours &= listed
         known = {pid for tree in self._trees.values() for pid in tree.members}
-        sessions = {pid for tree in self._trees.values() if tree.procs_file is None for pid in tree.sessions}
+        sessions = {pid for tree in self._trees.values() if tree.listing is None for pid in tree.sessions}
         found: dict[int, list[Member]] = {}
         for pid in listed - known - self._not_ours:
             member = self._files.open(pid)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import attrs
 import trio
@@ -16,14 +17,14 @@ from witsd.journal.journal import Journal
 from witsd.supervise import alerts
 from witsd.supervise.container import Container, ceilings
 from witsd.supervise.identity import Identity
-from witsd.supervise.limits import Breaches, Held, open_files, unkept
+from witsd.supervise.limits import Breaches, Held, open_files
 from witsd.supervise.requests import RequestFigures, Requests
 from witsd.supervise.rings import Rings
 from witsd.supervise.sample import Sample, together
 from witsd.supervise.threads import in_thread
 from witsd.supervise.vitals import Sampler, boottime
 from witsd.values.clock import Clock, rfc3339
-from witsd.values.spec import AgentSpec, Limits
+from witsd.values.spec import AgentSpec, Alerts, Limits
 from witsd.values.wire.common import UNSET, UnsetType
 from witsd.values.wire.event_types import AgentLogData
 from witsd.values.wire.metrics import (
@@ -39,6 +40,7 @@ log = logging.getLogger("witsd.watch")
 
 #: How often those are sampled whose memory only samples bound: killed within a second of the breach.
 _MEMORY_EVERY_S = 0.5
+_NO_ALERTS = Alerts()
 
 
 @attrs.define(eq=False)
@@ -52,14 +54,18 @@ class Vitals:
     trees: int = 0
 
 
-@attrs.frozen(kw_only=True)
-class Facts:
-    """What the watch has to be told of an agent at each pass; its unit knows it."""
+class Watched(Protocol):
+    """What the watch has to know of an agent at each pass: its unit, as it is then."""
 
-    spec: AgentSpec
-    restarts: int
-    #: Seconds since it last wrote anything; None while it has no process.
-    silence_s: float | None
+    @property
+    def spec(self) -> AgentSpec: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+    @property
+    def silence_s(self) -> float | None:
+        """Seconds since it last wrote anything; None while it has no process."""
 
 
 @attrs.frozen(kw_only=True)
@@ -89,9 +95,12 @@ class Watch:
         self.breaches = Breaches(self._journal, self._clock)
 
     def of(self, name: str) -> Vitals:
-        return self._known.setdefault(name, Vitals())
+        vitals = self._known.get(name)
+        if vitals is None:
+            vitals = self._known[name] = Vitals()
+        return vitals
 
-    def began(self, spec: AgentSpec, root: Identity, container: Container, kill: Callable[[], None]) -> Held:
+    def began(self, spec: AgentSpec, root: Identity, container: Container, kill: Callable[[], object]) -> Held:
         """A process of this agent is there: count it and what descends from it. ``kill`` ends it for a limit."""
         held = Held(f"{spec.name}/{root.pid}", spec.name, container, kill, ceilings(spec.limits))
         self._held[held.key] = held
@@ -121,15 +130,18 @@ class Watch:
         """A request of this agent is over."""
         self.of(name).requests.record(duration_ms, error, self._clock.monotonic())
 
-    async def run(self, facts: Callable[[], Iterable[Facts]]) -> None:
-        """Sample, alert and enforce for ever."""
+    async def run(self, watched: Callable[[], Iterable[Watched]]) -> None:
+        """Sample, alert and enforce for ever. What nobody has asked for costs nothing: one agent is one of many."""
         sampled_at = self._clock.monotonic()
         pause = 1.0
         try:
             while True:
                 await trio.sleep(min(pause, self.interval_s or 1.0))
-                about = {fact.spec.name: fact for fact in facts()}
-                bounded = {held.key for held in self._held.values() if _needs_samples(held, about.get(held.name))}
+                about = {agent.spec.name: agent for agent in watched()}
+                for held in self._held.values():
+                    if (agent := about.get(held.name)) is not None:
+                        held.follow(agent.spec.limits)
+                bounded = {held.key for held in self._held.values() if held.needs_samples and held.name in about}
                 pause = _MEMORY_EVERY_S if bounded else 1.0
                 now = self._clock.monotonic()
                 # A moment early is on time: the sleep before was counted from another moment.
@@ -141,16 +153,17 @@ class Watch:
                     else:
                         samples[done[0]] = done[1]
                 for held in tuple(self._held.values()):
-                    if (fact := about.get(held.name)) is not None:
-                        await self._hold(held, fact.spec.limits, samples.get(held.key))
+                    if held.limited and (agent := about.get(held.name)) is not None:
+                        await self._hold(held, agent.spec.limits, samples.get(held.key))
                 if full:
                     sampled_at = now
                     by_name: dict[str, list[Sample]] = {}
                     for held in self._held.values():
                         if held.key in samples:
                             by_name.setdefault(held.name, []).append(samples[held.key])
-                    for fact in about.values():
-                        self._look(fact, together(by_name.get(fact.spec.name, ())))
+                    for name in about.keys() & {agent.spec.name for agent in watched()}:  # some may be removed by now
+                        agent = about[name]
+                        self._look(name, agent, together(by_name.get(name, ())))
         finally:
             self._sampler.close()
 
@@ -173,11 +186,13 @@ class Watch:
         for breach in found:
             self.breaches.tell(held.name, breach)
 
-    def _look(self, fact: Facts, sample: Sample | None) -> None:
-        name = fact.spec.name
+    def _look(self, name: str, agent: Watched, sample: Sample | None) -> None:
         vitals = self.of(name)
         if sample is not None:
             vitals.rings.add(sample)
+        thresholds = agent.spec.alerts
+        if thresholds == _NO_ALERTS and not vitals.alerts:
+            return
         now = self._clock.monotonic()
         figures = vitals.requests.figures(now)
         readings = alerts.Readings(
@@ -185,10 +200,10 @@ class Watch:
             memory_bytes=None if sample is None else sample.rss_bytes,
             error_rate=figures.error_rate if figures.count else None,
             requests=figures.count,
-            restarts=fact.restarts,
-            silence_s=fact.silence_s,
+            restarts=agent.restarts,
+            silence_s=agent.silence_s,
         )
-        vitals.alerts, changes = alerts.step(vitals.alerts, readings, fact.spec.alerts, now)
+        vitals.alerts, changes = alerts.step(vitals.alerts, readings, thresholds, now)
         for change in changes:
             data = AgentAlertData(
                 name=name,
@@ -260,9 +275,3 @@ def _stats(found: RequestFigures) -> RequestStats:
         p95_ms=found.p95_ms,
         window_s=found.window_s,
     )
-
-
-def _needs_samples(held: Held, fact: Facts | None) -> bool:
-    """Whether only samples keep one of its limits that ends it."""
-    left = unkept(fact.spec.limits, held.container.enforced) if fact else None
-    return left is not None and bool(left.memory_bytes or left.tasks)

@@ -93,6 +93,9 @@ class InvalidState(WitsdError):
 
 
 class Timeout(WitsdError):
+    """Of a run: ``data.limit`` is ``run_timeout_s`` (its agent's definition), ``timeout_s`` (of its start) or
+    ``wait`` (it goes on, the wait is over)."""
+
     code, name, retryable = -32006, "timeout", True
 
 

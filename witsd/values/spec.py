@@ -6,8 +6,8 @@ msgspec enforces for its own structs only.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,9 @@ NAME_RULE = "a name has at most 63 characters, all of them a-z, 0-9, - or _, and
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Positive = Annotated[int, Meta(ge=1)]
+#: 100 is one core; the bound keeps out what no JSON and no kernel has a number for.
+Percent = Annotated[float, Meta(ge=0, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 Kind = Literal["native", "exec", "assistant", "external"]
 Start = Literal["boot", "on_demand", "manual"]
@@ -37,7 +40,10 @@ class Skill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """When an exit is followed by a new start, and how fast. ``backoff_s = 0`` restarts at once."""
+    """When an exit is followed by a new start, and how fast. ``backoff_s = 0`` restarts at once.
+
+    ``max_restarts`` of 1000 or more within ``window_s``: it is never given up.
+    """
 
     policy: RestartPolicy = "on_failure"
     backoff_s: Seconds = 1
@@ -66,10 +72,28 @@ class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         if wanted and not getattr(self, wanted):
             raise ValueError(f'`{wanted}` is required where `when = "{self.when}"`')
         if self.when == "log":
+            import regex  # which, other than `re`, can be told when to give up
+
             try:
-                re.compile(self.pattern)
-            except re.error as error:
+                regex.compile(self.pattern)
+            except regex.error as error:
                 raise ValueError(f"`pattern` is no regular expression: {error}") from None
+        if self.when == "tcp" and not _is_port(self.address.rpartition(":")[2]):
+            raise ValueError("`address` is to be HOST:PORT, as in 127.0.0.1:8000")
+        if self.when == "http" and not _is_url(self.url):
+            raise ValueError("`url` is to be as in http://127.0.0.1:8000/health: http alone, with a host")
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text[:6]) < 1 << 16
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+    except ValueError:  # of a port that is none, or of brackets
+        return False
 
 
 class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -101,18 +125,18 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     concurrency: Annotated[int, Meta(ge=1, le=1000)] = 4
     run_timeout_s: Seconds = 0
-    memory_bytes: Annotated[int, Meta(ge=0)] = 0
-    cpu_percent: Annotated[float, Meta(ge=0)] = 0
-    tasks: Annotated[int, Meta(ge=0)] = 0
-    open_files: Annotated[int, Meta(ge=0)] = 0
-    output_bytes_per_s: Annotated[int, Meta(ge=0)] = 0
+    memory_bytes: Bytes = 0
+    cpu_percent: Percent = 0
+    tasks: Annotated[int, Meta(ge=0, le=2**22)] = 0
+    open_files: Annotated[int, Meta(ge=0, le=2**30)] = 0
+    output_bytes_per_s: Bytes = 0
 
 
 class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Thresholds that raise ``agent.alert``; 0 is none. ``error_rate`` is a fraction of requests."""
 
-    cpu_percent: Annotated[float, Meta(ge=0)] = 0
-    memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    cpu_percent: Percent = 0
+    memory_bytes: Bytes = 0
     error_rate: Annotated[float, Meta(ge=0, le=1)] = 0
     restarts: Annotated[int, Meta(ge=0)] = 0
     silence_s: Seconds = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -345,6 +347,41 @@ async def test_nothing_can_be_added_after_the_end() -> None:
     assert run_module.current_run.get() is None
 
 
+BACKENDS = """
+import asyncio
+from witsd_client import Agent
+agent = Agent("sleeper")
+@agent.run
+async def sleeper(run):
+    await asyncio.sleep(0.001)
+    return "slept"
+agent.serve(GIVEN)
+"""
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio", None])
+async def test_serve_runs_handlers_under_the_backend_that_is_asked_for(tmp_path: Path, backend: str | None) -> None:
+    script = tmp_path / "sleeper.py"
+    script.write_text(BACKENDS.replace("GIVEN", f"backend={backend!r}" if backend else ""))
+    async with await anyio.open_process([sys.executable, str(script)], stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        run = {"jsonrpc": "2.0", "id": 1, "method": "runs/execute", "params": {"run_id": "r1", "input": {}}}
+        with anyio.fail_after(60):
+            await process.stdin.send(json.dumps(run).encode() + b"\n")
+            out = b""
+            while b'"id":1' not in out or not out.endswith(b"\n"):
+                out += await process.stdout.receive()
+            await process.stdin.aclose()
+            assert await process.wait() == 0
+    reply = next(m for m in map(json.loads, out.splitlines()) if m.get("id") == 1)
+    if backend == "asyncio":
+        assert reply["result"] == {"output": "slept"}
+    else:
+        assert "no running event loop" in reply["error"]["message"]
+        assert 'agent.serve(backend="asyncio")' in reply["error"]["message"]
+
+
 SCRIPT = """
 import os, subprocess, sys
 from witsd_client import Agent
@@ -364,8 +401,6 @@ print("after")
 
 
 async def test_prints_never_reach_the_protocol(tmp_path: Path) -> None:
-    import json
-
     script = tmp_path / "noisy.py"
     script.write_text(SCRIPT.replace('print("before")\n', "").replace('print("before serve")\n', ""))
     async with await anyio.open_process([sys.executable, str(script)]) as process:

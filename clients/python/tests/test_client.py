@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import trio
+import trio.testing
 from fake_daemon import FakeDaemon, Peer, WebSocketPeer, WireError
 from witsd_client import (
     ConnectionLost,
@@ -47,6 +50,39 @@ async def test_typed_call_ignores_what_it_does_not_know(daemon: FakeDaemon) -> N
         assert (run.status, run.items[0].item_id) == ("completed", "i1")
         assert client.epoch == "epoch-1"
     assert daemon.calls[0][1]["protocol_version"] == "1"
+
+
+def test_a_daemon_that_is_being_replaced_is_waited_for(tmp_path: Path) -> None:
+    clock = trio.testing.MockClock()
+    path = tmp_path / "witsd.sock"
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            fake = FakeDaemon(path)
+
+            async def late(task_status: trio.TaskStatus[None]) -> None:
+                # Listens and accepts nothing, as while the one before drains; then the next one takes over.
+                with trio.socket.socket(trio.socket.AF_UNIX) as listener:
+                    await listener.bind(str(path))
+                    listener.listen()
+                    task_status.started()
+                    accepted, _ = await listener.accept()
+                    with accepted:
+                        said = json.loads(await accepted.recv(65536))
+                        assert said["method"] == "initialize"
+                        clock.jump(50)
+                        await trio.testing.wait_all_tasks_blocked()
+                        result = await fake.call(Peer(fake, None), said, [])  # type: ignore[arg-type]
+                        reply = {"jsonrpc": "2.0", "id": said["id"], "result": result}
+                        await accepted.send(json.dumps(reply).encode() + b"\n")
+                        await trio.sleep_forever()
+
+            await nursery.start(late)
+            async with connect(path) as client:
+                assert client.epoch == "epoch-1"
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=clock)
 
 
 async def test_error_becomes_its_class(daemon: FakeDaemon) -> None:

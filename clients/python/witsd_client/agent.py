@@ -20,7 +20,7 @@ import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import anyio
 import anyio.abc
@@ -204,9 +204,10 @@ class Agent:
 
     # ---- running --------------------------------------------------------------------------------------
 
-    def serve(self) -> None:
+    def serve(self, *, backend: Literal["trio", "asyncio"] | None = None) -> None:
         """Serve the daemon on stdin and stdout until it says ``shutdown`` or hangs up.
 
+        ``backend`` is what runs the async handlers; None means trio where it is installed, else asyncio.
         From here on anything printed goes to stderr, which the daemon keeps as this agent's log.
         """
         if sys.stdin is not None and sys.stdin.isatty():
@@ -215,7 +216,8 @@ class Agent:
                 f"  witsd agent add {self._name} -- python {sys.argv[0]}\n  witsd ask {self._name} hello\n"
             )
         transport = DescriptorTransport(*_take_stdio())
-        backend = "trio" if importlib.util.find_spec("trio") else "asyncio"
+        if backend is None:
+            backend = "trio" if importlib.util.find_spec("trio") else "asyncio"
         try:
             anyio.run(self.serve_on, transport, backend=backend)
         except KeyboardInterrupt:

@@ -47,8 +47,9 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 #: How long a call waits for a connection that is being made again.
 RECONNECT_TIMEOUT_S = 30.0
-#: How long the daemon may take to answer `initialize`.
-INITIALIZE_TIMEOUT_S = 10.0
+#: How long the daemon may take to answer `initialize`. While it is being replaced connections wait in the
+#: backlog for as long as runs may still go on (`daemon.grace_s`, 10 s by default) and its agents take to stop.
+INITIALIZE_TIMEOUT_S = 60.0
 #: Answers after which trying again is no use.
 _FINAL = (Unauthenticated, PermissionDenied, ProtocolError, InvalidParams)
 

@@ -220,6 +220,8 @@ class Run:
             return error
         traceback.print_exception(error, file=sys.stderr)
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if isinstance(error, RuntimeError) and "event loop" in str(error) and not _under_asyncio():
+            reason += ' (async handlers run under trio here: agent.serve(backend="asyncio") runs them under asyncio)'
         return AgentFailed(reason[:2000], {"run_id": self.run_id, "reason": reason[:2000]})
 
     async def _add(self, kind: str, text: str) -> None:
@@ -263,3 +265,13 @@ class Run:
 
     def _new_id(self) -> str:
         return f"{self.run_id}.{next(self._numbers)}"
+
+
+def _under_asyncio() -> bool:
+    import asyncio  # only here: under trio nothing else loads it
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
