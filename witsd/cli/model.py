@@ -163,6 +163,8 @@ def _embedder_spec(name: str, about: str, folder: Path, libraries: Path) -> dict
         "kind": "native",
         "command": ["python", "-m", "witsd.adapters.embedder"],
         "start": "on_demand",
+        # One thread embeds faster on a busy machine than several that wait for each other.
+        "env": {"OPENBLAS_NUM_THREADS": "1"},
         "description": f"Embeds texts with {about}",
         "options": {"path": str(folder), "libraries": str(libraries)},
     }
