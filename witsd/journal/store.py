@@ -6,6 +6,7 @@ connection in a worker thread and resumes the awaiting trio task, so the event l
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from witsd.journal.cipher import Cipher, unlocked
 from witsd.journal.migrations import SchemaError, check_ours, migrate
 
 T = TypeVar("T")
+log = logging.getLogger("witsd.journal")
 Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
 
 #: Also bounds the WAL: 4,000 pages of 4 KiB, then a checkpoint.
@@ -116,7 +118,11 @@ async def open_store(
         # A connection that is not closed keeps its thread, and the process, alive.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
             for connection in reversed(opened):
-                await connection.aclose()
+                try:
+                    await connection.aclose()
+                except MEDIUM_ERRORS as error:
+                    # Closed it is; what was not moved from the log into the file is moved at the next start.
+                    log.warning("store.closed_without_checkpoint error=%s", error)
 
 
 def load_vectors(db: apsw.Connection) -> None:

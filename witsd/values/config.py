@@ -171,21 +171,27 @@ class Source:
 
 def differing(before: Settings, after: Settings) -> tuple[str, ...]:
     """The names, ``section.key`` or ``providers.NAME``, of what is not the same in both."""
-    names = []
+    names: list[str] = []
     for section in attrs.fields(Settings):
         one, other = getattr(before, section.name), getattr(after, section.name)
+        if section.name == "retention":
+            names += _named_differing("retention", "pattern", one, other)
+            continue
         for key in attrs.fields(type(one)):
             was, is_now = getattr(one, key.name), getattr(other, key.name)
-            if was == is_now:
-                continue
             if key.name == "providers":
-                known = {provider.name: provider for provider in was}
-                new = {provider.name: provider for provider in is_now}
-                named = [name for name in {**known, **new} if known.get(name) != new.get(name)]
-                names += [f"providers.{name}" for name in named] or ["providers"]  # else their order alone
-            else:
+                names += _named_differing("providers", "name", was, is_now)
+            elif was != is_now:
                 names.append(f"{section.name}.{key.name}")
     return tuple(sorted(names))
+
+
+def _named_differing(section: str, by: str, before: Sequence[Any], after: Sequence[Any]) -> list[str]:
+    """``SECTION.NAME`` of each table that is not the same in both; the section's where only their order differs."""
+    if before == after:
+        return []
+    known, new = ({getattr(table, by): table for table in tables} for tables in (before, after))
+    return [f"{section}.{name}" for name in {**known, **new} if known.get(name) != new.get(name)] or [section]
 
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
