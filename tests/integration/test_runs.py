@@ -428,6 +428,15 @@ def test_a_question_of_a_cancelled_run_is_closed(daemon: Daemon) -> None:
 # ---- across the end of the daemon -----------------------------------------------------------------------
 
 
+def start_until_the_signal_has_got_there(connection: Wire, agent: str, *steps: list[str]) -> RpcError:
+    """Start and cancel runs until the daemon takes no more; how it refuses."""
+    while True:
+        try:
+            connection.call("runs/cancel", run_id=begin(connection, agent, *steps))
+        except RpcError as refusal:
+            return refusal
+
+
 def test_a_short_run_finishes_within_the_grace_and_new_ones_are_refused(daemon: Daemon) -> None:
     with wire(daemon.socket) as c, gate(daemon.home) as door:
         define(c, "script", "script")
@@ -436,14 +445,8 @@ def test_a_short_run_finishes_within_the_grace_and_new_ones_are_refused(daemon: 
         c.until("item.delta")
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
-
-        def start_until_the_signal_has_got_there() -> None:
-            while True:
-                c.call("runs/cancel", run_id=begin(c, "script", ["gate", door.path]))
-
-        with pytest.raises(RpcError) as refused:
-            start_until_the_signal_has_got_there()
-        assert (refused.value.code, refused.value.data["name"]) == (-32001, "overloaded")
+        refused = start_until_the_signal_has_got_there(c, "script", ["gate", door.path])
+        assert (refused.code, refused.data["name"]) == (-32001, "overloaded")
         door.let()
         c.until("run.completed", where=lambda d: d["run_id"] == run_id)
         assert daemon.wait() == 0
@@ -451,6 +454,25 @@ def test_a_short_run_finishes_within_the_grace_and_new_ones_are_refused(daemon: 
     with wire(daemon.socket) as c:
         run = c.call("runs/get", run_id=run_id)
         assert (run["status"], run["output"]) == ("completed", "half whole")
+
+
+def test_a_run_that_waits_for_its_agent_can_be_cancelled_while_the_daemon_stops(daemon: Daemon) -> None:
+    slow = Path(daemon.home / "slow.py")
+    slow.write_text("import sys\nsys.stdin.read()\n")  # never answers initialize
+    with wire(daemon.socket) as c, gate(daemon.home) as door:
+        c.call("agents/define", spec={"name": "slow", "kind": "native", "command": ["python", str(slow)]})
+        define(c, "script", "script")
+        c.subscribe("run:*")
+        holds = begin(c, "script", ["say", "half"], ["gate", door.path])
+        c.until("item.delta")
+        waits = begin(c, "slow", ["say", "never"])
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        start_until_the_signal_has_got_there(c, "script")
+        assert c.call("runs/cancel", run_id=waits)["status"] == "cancelled"
+        door.let()
+        c.until("run.completed", where=lambda d: d["run_id"] == holds)
+        assert daemon.wait() == 0
 
 
 def test_what_is_not_over_after_the_grace_is_interrupted_and_what_waits_is_executed_next_time(

@@ -119,8 +119,11 @@ class RunBook:
         run.done.set()
 
     def stop(self, run: LiveRun, status: wire.RunStatus, reason: str) -> None:
-        """Make a run that executes end as ``status``; it is over once ``done`` is set."""
-        if run.stop_as is None:
+        """Make a run that executes end as ``status``; it is over once ``done`` is set.
+
+        The first to ask decides, but for ``queued``, which ends nothing: it puts the run back into its queue.
+        """
+        if run.stop_as is None or run.stop_as == "queued":
             run.stop_as, run.stop_reason = status, reason
             run.scope.cancel()
 

@@ -199,6 +199,9 @@ class Runs:
             self._running[run.agent] -= 1
             if run.session_id is not None:
                 self._busy.discard(run.session_id)
+            if run.stop_as == "queued":  # back where it can be cancelled for as long as the daemon is still there
+                run.stop_as = None
+                self._queues[run.agent].appendleft(run)
             self._pump(run.agent)
 
     async def _give_up(self, run: LiveRun) -> None:
@@ -346,8 +349,7 @@ class Runs:
         self._closing = True
         for run in self.book.live.values():
             if run.status == "queued" and run not in self._queues[run.agent]:
-                run.stop_as = "queued"  # waits for its agent: the next daemon takes it up again
-                run.scope.cancel()
+                self.book.stop(run, "queued", "")  # waits for its agent: the next daemon takes it up again
         running = [run for run in self.book.live.values() if run.status != "queued"]
         with patience:
             for run in running:
