@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import attrs
 import msgspec
 from witsd_client.paths import MAX_SOCKET_PATH, Paths
 
@@ -114,7 +113,7 @@ def _port(settings: Settings) -> DoctorItem:
         message, _, hint = str(error).partition(". ")
         return DoctorItem(name="port", status="problem", message=message, hint=hint or "see listen.http in witsd.toml")
     item = doctor.port(listen.http, loopback=not listen.allow_remote)
-    return attrs.evolve(item, message=f"{listen.http} can be had") if item.status == "ok" else item
+    return msgspec.structs.replace(item, message=f"{listen.http} can be had") if item.status == "ok" else item
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import attrs
+import msgspec
 import pytest
 import trio
 
@@ -432,7 +432,7 @@ async def test_only_so_many_may_come_without_a_credential(house: House) -> None:
 
 
 async def test_strangers_cannot_take_all_connections(tmp_path: Path) -> None:
-    async with open_house(tmp_path, limits=attrs.evolve(LIMITS, connections=3)) as house:
+    async with open_house(tmp_path, limits=msgspec.structs.replace(LIMITS, connections=3)) as house:
         async with await house.dial(), await house.dial(), await house.dial():
             refused = await house.ask("GET", "/healthz")
             assert (refused.status, refused.error["code"]) == (503, -32001)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -434,7 +434,7 @@ async def test_a_socket_of_another_user_is_closed_without_a_word(
 
 
 async def test_too_many_connections(tmp_path: Path) -> None:
-    async with open_house(tmp_path, limits=attrs.evolve(LIMITS, connections=2)) as house:
+    async with open_house(tmp_path, limits=msgspec.structs.replace(LIMITS, connections=2)) as house:
         path = str(house.door.unix)
         async with await trio.open_unix_socket(path) as one, await trio.open_unix_socket(path) as two:
             await ask_stream(one, "ping")

@@ -10,6 +10,7 @@ from email.utils import format_datetime
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 import trio
 
@@ -231,7 +232,7 @@ async def test_a_server_without_stream_options_is_asked_again_without_them_and_r
 async def test_a_model_that_wants_the_newer_name_of_max_tokens_gets_it() -> None:
     refuse = failing(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
     async with open_rig(refuse, streamed("a"), retries=0) as rig:
-        await rig.ask(attrs.evolve(ASK, max_tokens=5))
+        await rig.ask(msgspec.structs.replace(ASK, max_tokens=5))
     assert "max_tokens" not in rig.fake.chats[1].body
     assert rig.fake.chats[1].body["max_completion_tokens"] == 5
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
@@ -48,8 +49,7 @@ class FakeClock:
         return self.now
 
 
-@attrs.frozen(kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     unix: Path
     http: str = "127.0.0.1:0"
     allowed_hosts: tuple[str, ...] = ()

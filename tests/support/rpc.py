@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import attrs
+import msgspec
 import trio
 import trio_websocket as tws
 
@@ -54,8 +55,7 @@ def dispatcher(
 # ---- the methods of the JSON-RPC 2.0 specification's examples -------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
-class Subtract:
+class Subtract(msgspec.Struct, frozen=True, kw_only=True):
     minuend: int
     subtrahend: int
 

@@ -6,7 +6,7 @@ import json
 import tracemalloc
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -33,19 +33,16 @@ from witsd.values.wire.common import Empty
 AGENT = Actor(kind="agent", label="agent:a", agent=AgentName("a"))
 
 
-@attrs.frozen(kw_only=True)
-class Inner:
+class Inner(msgspec.Struct, frozen=True, kw_only=True):
     backoff_s: float
 
 
-@attrs.frozen(kw_only=True)
-class Params:
+class Params(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     restart: Inner | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Size:
+class Size(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
@@ -362,7 +359,7 @@ async def test_notifications(stdio: bool, caplog: pytest.LogCaptureFixture) -> N
 async def test_what_an_agent_prints_is_not_answered() -> None:
     rubbish: list[bytes] = []
     table = Table()
-    limits = attrs.evolve(LIMITS, message_bytes=1000)
+    limits = msgspec.structs.replace(LIMITS, message_bytes=1000)
     with trio.fail_after(10):
         async with table.peer(
             actor=AGENT, is_agent_stdio=True, newline_only=True, on_rubbish=rubbish.append, limits=limits
@@ -382,7 +379,7 @@ async def test_what_an_agent_prints_is_not_answered() -> None:
 async def test_more_in_flight_than_allowed() -> None:
     table = Table()
     with trio.fail_after(10):
-        async with table.peer(limits=attrs.evolve(LIMITS, in_flight=3)) as joined:
+        async with table.peer(limits=msgspec.structs.replace(LIMITS, in_flight=3)) as joined:
             await joined.line.say(*(request("wait", None, n) for n in range(4)))
             answer = await joined.line.hear_json()
             assert summary(answer) == (3, -32001, "overloaded")
@@ -396,7 +393,7 @@ async def test_more_in_flight_than_allowed() -> None:
 
 async def test_a_batch_beyond_the_limit() -> None:
     with trio.fail_after(10):
-        async with Table().peer(limits=attrs.evolve(LIMITS, batch=3, in_flight=2)) as joined:
+        async with Table().peer(limits=msgspec.structs.replace(LIMITS, batch=3, in_flight=2)) as joined:
             sums = [request("sum", [n], n) for n in range(4)]
             await joined.line.say(f"[{','.join(sums)}]", f"[{','.join(sums[:3])}]")
             assert (await joined.line.hear_json())["error"]["data"] == {
@@ -446,7 +443,7 @@ async def test_a_hundred_megabytes_in_one_line() -> None:
 
 
 async def test_a_message_too_long_for_a_websocket_and_a_binary_one() -> None:
-    limits = attrs.evolve(LIMITS, message_bytes=1000)
+    limits = msgspec.structs.replace(LIMITS, message_bytes=1000)
     with trio.fail_after(10):
         async with websocket_peer(dispatcher(Table().methods()), limits=limits) as line:
             await line.say(request("sum", [1] * 500))
@@ -472,7 +469,7 @@ async def test_no_json(text: str) -> None:
 async def test_a_client_that_never_reads_is_not_served_without_end() -> None:
     table = Table()
     sent = 0
-    async with table.peer(limits=attrs.evolve(LIMITS, in_flight=4)) as joined:
+    async with table.peer(limits=msgspec.structs.replace(LIMITS, in_flight=4)) as joined:
         with trio.move_on_after(1):
             while True:
                 await joined.line.say(request("big", {"bytes": 500_000}, sent))

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, Literal
 
-import attrs
 import msgspec
 from msgspec import Raw
 
@@ -211,8 +210,6 @@ def params_decoder(params: type) -> Callable[[Raw], Any]:
 
 
 def _field_names(params: type) -> list[str] | None:
-    if attrs.has(params):
-        return [field.name for field in attrs.fields(params)]
     if isinstance(params, type) and issubclass(params, msgspec.Struct):
         return [field.encode_name for field in msgspec.structs.fields(params)]
     return None

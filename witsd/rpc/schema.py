@@ -96,26 +96,17 @@ def wire_types() -> tuple[type, ...]:
 
 def fields(cls: type) -> tuple[str, ...]:
     """The field names of a wire type, in wire order."""
-    if issubclass(cls, msgspec.Struct):
-        return cls.__struct_encode_fields__
-    return tuple(field.name for field in attrs.fields(cast(Any, cls)))
+    return cast(type[msgspec.Struct], cls).__struct_encode_fields__
 
 
 def defaults(cls: type) -> dict[str, Any]:
     """Field name -> default, of the fields that may be left out; factories are called."""
     found: dict[str, Any] = {}
-    if issubclass(cls, msgspec.Struct):
-        for field in msgspec.structs.fields(cls):
-            if field.default_factory is not msgspec.NODEFAULT:
-                found[field.name] = field.default_factory()
-            elif field.default is not msgspec.NODEFAULT:
-                found[field.name] = field.default
-        return found
-    for attribute in attrs.fields(cast(Any, cls)):
-        default: Any = attribute.default
-        if default is not attrs.NOTHING:
-            made = isinstance(default, attrs.Factory)  # type: ignore[arg-type]
-            found[attribute.name] = default.factory() if made else default
+    for field in msgspec.structs.fields(cast(type[msgspec.Struct], cls)):
+        if field.default_factory is not msgspec.NODEFAULT:
+            found[field.name] = field.default_factory()
+        elif field.default is not msgspec.NODEFAULT:
+            found[field.name] = field.default
     return found
 
 
@@ -160,7 +151,7 @@ def hints(cls: type) -> dict[str, Any]:
 
 def is_object(hint: Any) -> bool:
     """Whether an annotation is a class of ours that is an object on the wire."""
-    return isinstance(hint, type) and (issubclass(hint, msgspec.Struct) or attrs.has(hint))
+    return isinstance(hint, type) and issubclass(hint, msgspec.Struct)
 
 
 def related(types: Iterable[type]) -> tuple[type, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import attrs
+import msgspec
 
 from witsd.services.runs import Runs
 from witsd.supervise.definitions import Disorder, Unwritable
@@ -45,7 +46,9 @@ class Agents:
 
     def _with_figures(self, unit: Unit) -> wire.Agent:
         figures = self._supervisor.shared.watch.now(unit.spec.name)
-        return attrs.evolve(unit.view(), vitals=figures.vitals, requests=figures.requests, alerts=figures.alerts)
+        return msgspec.structs.replace(
+            unit.view(), vitals=figures.vitals, requests=figures.requests, alerts=figures.alerts
+        )
 
     async def define(self, actor: Actor, params: wire.AgentsDefineParams) -> wire.Agent:
         """Written to ``agents/<name>.toml``, then in effect. Runs that are on go on with the old process."""

@@ -101,7 +101,7 @@ class LiveRun:
             event = "item.updated" if item.status == "in_progress" else "item.completed"
         self._count(sent)  # what deltas have brought already does not count twice
         if isinstance(item, UsageItem) and event == "item.completed":
-            self.usage = attrs.evolve(
+            self.usage = msgspec.structs.replace(
                 self.usage,
                 input_tokens=self.usage.input_tokens + item.input_tokens,
                 output_tokens=self.usage.output_tokens + item.output_tokens,

@@ -298,10 +298,10 @@ def _merged(old: wire.SessionSettings, new: wire.SessionSettings | None) -> wire
         return old
     changes = {
         field.name: UNSET if getattr(new, field.name) is None else getattr(new, field.name)
-        for field in attrs.fields(wire.SessionSettings)
+        for field in msgspec.structs.fields(wire.SessionSettings)
         if getattr(new, field.name) is not UNSET
     }
-    return attrs.evolve(old, **changes)
+    return msgspec.structs.replace(old, **changes)
 
 
 def _pair(cursor: str | None) -> tuple[int, int] | None:

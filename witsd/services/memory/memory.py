@@ -8,6 +8,7 @@ from typing import Any
 
 import apsw
 import attrs
+import msgspec
 import trio
 
 from witsd.journal.journal import Journal, Tx
@@ -349,7 +350,7 @@ class Memory:
         done = await self.deletion.delete(actor, chosen, redact=redact)
         # Where backups are is for those who may make them.
         backups = await self._journal.store.read(known) if Scope.ADMIN in actor.scopes else ()
-        return attrs.evolve(done, backups=backups)
+        return msgspec.structs.replace(done, backups=backups)
 
     async def clear(self, actor: Actor, params: wire.MemoryClearParams) -> wire.MemoryClearResult:
         before = None if params.before is None else records.micros(params.before, "params.before")

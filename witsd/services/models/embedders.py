@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
+import msgspec
 import trio
 
 from witsd.services.memory import hashing
@@ -155,4 +156,4 @@ def checked(result: ModelsEmbedResult, texts: int, *, provider: str) -> ModelsEm
             raise refuse("a vector that holds a number that is none")
         # A text without any word may well be nothing: it stays so, and is near to nothing.
         unit.append(tuple(x / length for x in vector) if length > 0 else vector)
-    return attrs.evolve(result, vectors=tuple(unit))
+    return msgspec.structs.replace(result, vectors=tuple(unit))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
+import msgspec
 import trio
 
 from witsd.services.models.provider import EmbeddingProvider, OnDelta, Provider
@@ -60,7 +61,7 @@ class Models:
         rows = [row for row in await self._rows() if _granted(actor, row.provider, row.name)]
         chosen = await self._auto(actor)
         if chosen is not None:
-            rows = [attrs.evolve(row, default=(row.provider, row.name) == chosen) for row in rows]
+            rows = [msgspec.structs.replace(row, default=(row.provider, row.name) == chosen) for row in rows]
         page = tuple(rows[start : start + params.limit])
         end = start + len(page)
         return ModelPage(items=page, next_cursor=str(end) if end < len(rows) else UNSET)

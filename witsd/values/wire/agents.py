@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import attrs
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
@@ -18,8 +17,7 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 AgentContainer = Literal["cgroup-v2", "cgroup-v1", "process-group"]
 
 
-@attrs.frozen(kw_only=True)
-class Agent:
+class Agent(Struct, frozen=True, kw_only=True):
     """One agent as it is now.
 
     ``reason`` says why it is in ``backoff`` or ``failed``, or for whom it waits while ``starting`` or ``stopping``;
@@ -43,31 +41,26 @@ class Agent:
     container: AgentContainer | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class AgentPage:
+class AgentPage(Struct, frozen=True, kw_only=True):
     items: tuple[Agent, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class AgentsListParams:
+class AgentsListParams(Struct, frozen=True, kw_only=True):
     cursor: str | None = None
     limit: Limit = 100
     skill: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class AgentNameParams:
+class AgentNameParams(Struct, frozen=True, kw_only=True):
     name: str
 
 
-@attrs.frozen(kw_only=True)
-class AgentsDefineParams:
+class AgentsDefineParams(Struct, frozen=True, kw_only=True):
     spec: AgentSpec
 
 
-@attrs.frozen(kw_only=True)
-class AgentsControlParams:
+class AgentsControlParams(Struct, frozen=True, kw_only=True):
     """``wait``: answer when the agent has got there, not when it has been told."""
 
     name: str
@@ -75,8 +68,7 @@ class AgentsControlParams:
     timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60
 
 
-@attrs.frozen(kw_only=True)
-class AgentsLogsParams:
+class AgentsLogsParams(Struct, frozen=True, kw_only=True):
     """The last ``tail`` lines, or those after ``after_seq``; with ``level`` only those at least so grave."""
 
     name: str
@@ -85,8 +77,7 @@ class AgentsLogsParams:
     level: LogLevel | None = None
 
 
-@attrs.frozen(kw_only=True)
-class LogLine:
+class LogLine(Struct, frozen=True, kw_only=True):
     seq: int
     time: Timestamp
     #: ``stderr``, ``stdout`` or ``witsd`` for what the daemon itself has to say.
@@ -96,6 +87,5 @@ class LogLine:
     level: LogLevel | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class AgentsLogsResult:
+class AgentsLogsResult(Struct, frozen=True, kw_only=True):
     lines: tuple[LogLine, ...]

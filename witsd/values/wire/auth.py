@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import attrs
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from witsd.values.actor import Scope
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
 
 
-@attrs.frozen(kw_only=True)
-class Ticket:
+class Ticket(Struct, frozen=True, kw_only=True):
     """Good once, for ``expires_s`` seconds, at ``POST url``; never put it in a URL."""
 
     ticket: str
@@ -20,23 +18,20 @@ class Ticket:
     expires_s: float
 
 
-@attrs.frozen(kw_only=True)
-class TokensCreateParams:
+class TokensCreateParams(Struct, frozen=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=64)]
     scopes: Annotated[tuple[Scope, ...], Meta(min_length=1)]
     expires_s: Annotated[float, Meta(gt=0)] | None = None
 
 
-@attrs.frozen(kw_only=True)
-class TokenCreated:
+class TokenCreated(Struct, frozen=True, kw_only=True):
     """``token`` is shown this once; only its hash is kept."""
 
     token_id: str
     token: str
 
 
-@attrs.frozen(kw_only=True)
-class Token:
+class Token(Struct, frozen=True, kw_only=True):
     token_id: str
     name: str
     scopes: tuple[Scope, ...]
@@ -45,18 +40,15 @@ class Token:
     last_used_at: Timestamp | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class TokenPage:
+class TokenPage(Struct, frozen=True, kw_only=True):
     items: tuple[Token, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class TokensListParams:
+class TokensListParams(Struct, frozen=True, kw_only=True):
     cursor: str | None = None
     limit: Limit = 100
 
 
-@attrs.frozen(kw_only=True)
-class TokensRevokeParams:
+class TokensRevokeParams(Struct, frozen=True, kw_only=True):
     token_id: str

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import attrs
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 __all__ = ["UNSET", "Empty", "Limit", "ListParams", "Timestamp", "UnsetType"]
 
@@ -14,13 +13,11 @@ Timestamp = Annotated[str, Meta(description="RFC 3339, UTC")]
 Limit = Annotated[int, Meta(ge=1, le=1000, description="how many at most")]
 
 
-@attrs.frozen
-class Empty:
+class Empty(Struct, frozen=True):
     """``{}``"""
 
 
-@attrs.frozen(kw_only=True)
-class ListParams:
+class ListParams(Struct, frozen=True, kw_only=True):
     """A page of a list: give back ``next_cursor`` as ``cursor`` for the next one."""
 
     cursor: str | None = None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-import attrs
+from msgspec import Struct
 
 from witsd.values.wire.common import UNSET, UnsetType
 
 DoctorStatus = Literal["ok", "warning", "problem"]
 
 
-@attrs.frozen(kw_only=True)
-class DoctorItem:
+class DoctorItem(Struct, frozen=True, kw_only=True):
     """One thing that was looked at. A ``warning`` can be lived with; a ``problem`` keeps something from working."""
 
     name: str
@@ -22,8 +21,7 @@ class DoctorItem:
     hint: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class DoctorReport:
+class DoctorReport(Struct, frozen=True, kw_only=True):
     #: ``down``: looked at from outside, without a daemon to ask.
     daemon: Literal["running", "down"]
     items: tuple[DoctorItem, ...]

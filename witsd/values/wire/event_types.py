@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+from msgspec import Struct
 
 from witsd.values.items import Item
 from witsd.values.wire.agents import AgentHealth, AgentState, LogLevel
@@ -14,8 +14,7 @@ from witsd.values.wire.runs import ErrorInfo, RunInput, Usage
 from witsd.values.wire.sessions import Message, Session, SessionStatus
 
 
-@attrs.frozen(kw_only=True)
-class AgentStateData:
+class AgentStateData(Struct, frozen=True, kw_only=True):
     name: str
     state: AgentState
     restarts: int
@@ -23,14 +22,12 @@ class AgentStateData:
     reason: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class AgentHealthData:
+class AgentHealthData(Struct, frozen=True, kw_only=True):
     name: str
     health: AgentHealth
 
 
-@attrs.frozen(kw_only=True)
-class AgentLogData:
+class AgentLogData(Struct, frozen=True, kw_only=True):
     """A warning from the daemon about this agent's output, ``count`` lines concerned."""
 
     name: str
@@ -39,8 +36,7 @@ class AgentLogData:
     count: int = 1
 
 
-@attrs.frozen(kw_only=True)
-class LogLineData:
+class LogLineData(Struct, frozen=True, kw_only=True):
     """On ``log:<agent>`` only, which is a file and not in the journal."""
 
     source: str
@@ -48,37 +44,32 @@ class LogLineData:
     level: LogLevel | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class RunQueuedData:
+class RunQueuedData(Struct, frozen=True, kw_only=True):
     run_id: str
     agent: str
     input: RunInput
     session_id: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class RunStartedData:
+class RunStartedData(Struct, frozen=True, kw_only=True):
     run_id: str
     agent: str
     session_id: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class RunCompletedData:
+class RunCompletedData(Struct, frozen=True, kw_only=True):
     run_id: str
     output: Any
     usage: Usage
 
 
-@attrs.frozen(kw_only=True)
-class RunFailedData:
+class RunFailedData(Struct, frozen=True, kw_only=True):
     run_id: str
     error: ErrorInfo
     usage: Usage
 
 
-@attrs.frozen(kw_only=True)
-class RunStoppedData:
+class RunStoppedData(Struct, frozen=True, kw_only=True):
     """``run.cancelled`` and ``run.interrupted``."""
 
     run_id: str
@@ -86,57 +77,48 @@ class RunStoppedData:
     usage: Usage
 
 
-@attrs.frozen(kw_only=True)
-class ItemData:
+class ItemData(Struct, frozen=True, kw_only=True):
     run_id: str
     item: Item
 
 
-@attrs.frozen(kw_only=True)
-class ItemDeltaData:
+class ItemDeltaData(Struct, frozen=True, kw_only=True):
     run_id: str
     item_id: str
     text: str
 
 
-@attrs.frozen(kw_only=True)
-class InputRequestedData:
+class InputRequestedData(Struct, frozen=True, kw_only=True):
     run_id: str
     request_id: str
     message: str
     schema: dict[str, Any] | None = None
 
 
-@attrs.frozen(kw_only=True)
-class InputResolvedData:
+class InputResolvedData(Struct, frozen=True, kw_only=True):
     run_id: str
     request_id: str
 
 
-@attrs.frozen(kw_only=True)
-class SessionData:
+class SessionData(Struct, frozen=True, kw_only=True):
     session: Session
 
 
-@attrs.frozen(kw_only=True)
-class SessionDeletedData:
+class SessionDeletedData(Struct, frozen=True, kw_only=True):
     session_id: str
 
 
-@attrs.frozen(kw_only=True)
-class SessionMessageData:
+class SessionMessageData(Struct, frozen=True, kw_only=True):
     message: Message
 
 
-@attrs.frozen(kw_only=True)
-class SessionStatusData:
+class SessionStatusData(Struct, frozen=True, kw_only=True):
     session_id: str
     status: SessionStatus
     run_id: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class SessionTypingData:
+class SessionTypingData(Struct, frozen=True, kw_only=True):
     """Of the moment: not in the journal, no ``seq``."""
 
     session_id: str
@@ -144,8 +126,7 @@ class SessionTypingData:
     typing: bool
 
 
-@attrs.frozen(kw_only=True)
-class MemoryAddedData:
+class MemoryAddedData(Struct, frozen=True, kw_only=True):
     """Also when a record has changed: ``version`` says so. The text is not here: what is deleted must be gone."""
 
     memory_id: str
@@ -155,15 +136,13 @@ class MemoryAddedData:
     session_id: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MemoryDeletedData:
+class MemoryDeletedData(Struct, frozen=True, kw_only=True):
     memory_id: str
     namespace: str
     reason: str
 
 
-@attrs.frozen(kw_only=True)
-class AuditData:
+class AuditData(Struct, frozen=True, kw_only=True):
     """Who did what to what. ``code`` is the error's where the call was refused."""
 
     actor: str
@@ -172,8 +151,7 @@ class AuditData:
     code: int | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class SystemData:
+class SystemData(Struct, frozen=True, kw_only=True):
     version: str
     pid: int
     reason: str | UnsetType = UNSET

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import attrs
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from witsd.values.wire.agents import Agent
 from witsd.values.wire.common import UNSET, Timestamp, UnsetType
@@ -15,15 +14,13 @@ from witsd.values.wire.sessions import Session
 Seq = Annotated[int, Meta(ge=0)]
 
 
-@attrs.frozen(kw_only=True)
-class SincePos:
+class SincePos(Struct, frozen=True, kw_only=True):
     """Everything after this global position, also on streams born since."""
 
     pos: Seq
 
 
-@attrs.frozen(kw_only=True)
-class EventsSubscribeParams:
+class EventsSubscribeParams(Struct, frozen=True, kw_only=True):
     """``streams`` are patterns such as ``run:*``; ``since`` maps streams to the last seq applied, or is ``{pos}``."""
 
     streams: Annotated[tuple[str, ...], Meta(min_length=1, max_length=100)]
@@ -33,8 +30,7 @@ class EventsSubscribeParams:
     snapshot: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, kw_only=True):
     """The state that the streams asked for describe, as of the result's ``pos``."""
 
     agents: tuple[Agent, ...]
@@ -42,8 +38,7 @@ class Snapshot:
     sessions: tuple[Session, ...]
 
 
-@attrs.frozen(kw_only=True)
-class EventsSubscribeResult:
+class EventsSubscribeResult(Struct, frozen=True, kw_only=True):
     """``pos``: what follows comes after it. ``resync``: part of what was asked for is gone, use ``snapshot``."""
 
     subscription_id: str
@@ -54,20 +49,17 @@ class EventsSubscribeResult:
     snapshot: Snapshot | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class EventsUnsubscribeParams:
+class EventsUnsubscribeParams(Struct, frozen=True, kw_only=True):
     subscription_id: str
 
 
-@attrs.frozen(kw_only=True)
-class EventsReadParams:
+class EventsReadParams(Struct, frozen=True, kw_only=True):
     stream: str
     after_seq: Seq = 0
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
-@attrs.frozen(kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """An event as read back; ``first_seq`` where it stands for a compacted range."""
 
     stream: str
@@ -79,16 +71,14 @@ class Event:
     first_seq: int | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class EventsReadResult:
+class EventsReadResult(Struct, frozen=True, kw_only=True):
     """``next_seq`` is the ``after_seq`` of the next call."""
 
     events: tuple[Event, ...]
     next_seq: int
 
 
-@attrs.frozen(kw_only=True)
-class EventNotification:
+class EventNotification(Struct, frozen=True, kw_only=True):
     """Params of ``notifications/event``. What is only of the moment (typing) has no ``seq`` and no ``pos``."""
 
     subscription_id: str
@@ -101,8 +91,7 @@ class EventNotification:
     first_seq: int | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class LaggedNotification:
+class LaggedNotification(Struct, frozen=True, kw_only=True):
     """Params of ``notifications/lagged``: the subscription is over; subscribe again with ``since: {pos}``."""
 
     subscription_id: str

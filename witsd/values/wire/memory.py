@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import attrs
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from witsd.values.spec import MemoryTrust
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
@@ -22,8 +21,7 @@ Short = Annotated[str, Meta(max_length=200)]
 Seconds = Annotated[float, Meta(gt=0, le=3_153_600_000)]
 
 
-@attrs.frozen(kw_only=True)
-class MemorySource:
+class MemorySource(Struct, frozen=True, kw_only=True):
     """Where a text comes from."""
 
     tool: Short | UnsetType = UNSET
@@ -31,8 +29,7 @@ class MemorySource:
     url: Annotated[str, Meta(max_length=4096)] | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MemoryAddParams:
+class MemoryAddParams(Struct, frozen=True, kw_only=True):
     """``kind``: a turn where a session or speaker is given, else a fact. ``time``: when it was said, now when absent.
 
     ``dedupe``: count a text that is there already instead of finding it twice; on except for turns. ``trust`` is what
@@ -60,16 +57,14 @@ class MemoryAddParams:
     idempotency_key: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class MemoryAdded:
+class MemoryAdded(Struct, frozen=True, kw_only=True):
     """``deduplicated``: the text was there already, and ``memory_id`` is the record that has it."""
 
     memory_id: str
     deduplicated: bool
 
 
-@attrs.frozen(kw_only=True)
-class Memory:
+class Memory(Struct, frozen=True, kw_only=True):
     """A record. ``metadata`` is the caller's own; what is absent was never said."""
 
     memory_id: str
@@ -107,8 +102,7 @@ class Memory:
     chunks: int | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MemorySearchParams:
+class MemorySearchParams(Struct, frozen=True, kw_only=True):
     """Without a namespace: all that the caller may read. ``vector`` is the query's, else it is embedded here.
 
     ``filter``: ``{FIELD: {OP: VALUE}}`` with the operators eq, ne, in, gt, lt and exists (``{FIELD: VALUE}`` is eq), or
@@ -129,8 +123,7 @@ class MemorySearchParams:
     cursor: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class MemoryPassage:
+class MemoryPassage(Struct, frozen=True, kw_only=True):
     """The part of a long record that was found: chunk ``n`` from 1, at character ``start``."""
 
     n: int
@@ -138,8 +131,7 @@ class MemoryPassage:
     heading: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class MemoryHit:
+class MemoryHit(Struct, frozen=True, kw_only=True):
     """A record that was found, and why: ``parts`` sum up to ``score``; ``matched`` are the words it shares."""
 
     memory_id: str
@@ -166,8 +158,7 @@ class MemoryHit:
     passage: MemoryPassage | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MemorySearchResult:
+class MemorySearchResult(Struct, frozen=True, kw_only=True):
     """Best first. ``degraded`` says why meaning did not count where it was to."""
 
     items: tuple[MemoryHit, ...]
@@ -175,8 +166,7 @@ class MemorySearchResult:
     degraded: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MemoryContextParams:
+class MemoryContextParams(Struct, frozen=True, kw_only=True):
     """What a prompt should carry. With ``session_id``, what of it is in the prompt anyway is left out."""
 
     query: str
@@ -186,8 +176,7 @@ class MemoryContextParams:
     filter: dict[str, Any] | None = None
 
 
-@attrs.frozen(kw_only=True)
-class MemoryContextResult:
+class MemoryContextResult(Struct, frozen=True, kw_only=True):
     """``text`` is to be put into the prompt as it is: its marks keep it from being remembered again.
 
     ``tokens`` is an estimate, on the high side. ``items`` are the hits it was made of, in the order of ``text``.
@@ -198,13 +187,11 @@ class MemoryContextResult:
     tokens: int
 
 
-@attrs.frozen(kw_only=True)
-class MemoryIdParams:
+class MemoryIdParams(Struct, frozen=True, kw_only=True):
     memory_id: str
 
 
-@attrs.frozen(kw_only=True)
-class MemoryUpdateParams:
+class MemoryUpdateParams(Struct, frozen=True, kw_only=True):
     """What is absent stays. ``ttl_s`` counts from now; null means for ever. ``metadata`` replaces the old one whole."""
 
     memory_id: str
@@ -220,8 +207,7 @@ class MemoryUpdateParams:
     version: int | None = None
 
 
-@attrs.frozen(kw_only=True)
-class MemoryListParams:
+class MemoryListParams(Struct, frozen=True, kw_only=True):
     """Latest first. ``filter`` as in ``memory/search``."""
 
     namespace: Namespace | None = None
@@ -233,14 +219,12 @@ class MemoryListParams:
     limit: Limit = 100
 
 
-@attrs.frozen(kw_only=True)
-class MemoryPage:
+class MemoryPage(Struct, frozen=True, kw_only=True):
     items: tuple[Memory, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MemoryChange:
+class MemoryChange(Struct, frozen=True, kw_only=True):
     """One change of a record: ``before`` are the fields it changed, as they were."""
 
     version: int
@@ -251,15 +235,13 @@ class MemoryChange:
     before: dict[str, Any] | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MemoryHistoryResult:
+class MemoryHistoryResult(Struct, frozen=True, kw_only=True):
     """Oldest first."""
 
     items: tuple[MemoryChange, ...]
 
 
-@attrs.frozen(kw_only=True)
-class MemoryDeleteParams:
+class MemoryDeleteParams(Struct, frozen=True, kw_only=True):
     """``memory_id`` or ``memory_ids``. With what was derived from them; nothing of the text stays in the database.
 
     ``redact``: the same text is blotted out of the sessions, runs and events that have it, too. For this the caller
@@ -271,8 +253,7 @@ class MemoryDeleteParams:
     redact: bool = True
 
 
-@attrs.frozen(kw_only=True)
-class MemoryDeleteResult:
+class MemoryDeleteResult(Struct, frozen=True, kw_only=True):
     """``deleted``: the records that are gone. ``redacted``: in how many messages, items and events the text stood.
 
     ``backups``: copies of the database made earlier, which were not touched.
@@ -283,8 +264,7 @@ class MemoryDeleteResult:
     backups: tuple[Backup, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class MemoryClearParams:
+class MemoryClearParams(Struct, frozen=True, kw_only=True):
     """All records of a namespace, or those of one of its sessions, or those said before a moment."""
 
     namespace: Namespace
@@ -292,26 +272,22 @@ class MemoryClearParams:
     before: Timestamp | None = None
 
 
-@attrs.frozen(kw_only=True)
-class MemoryClearResult:
+class MemoryClearResult(Struct, frozen=True, kw_only=True):
     deleted: int
 
 
-@attrs.frozen(kw_only=True)
-class MemoryRevertParams:
+class MemoryRevertParams(Struct, frozen=True, kw_only=True):
     run_id: str
 
 
-@attrs.frozen(kw_only=True)
-class MemoryRevertResult:
+class MemoryRevertResult(Struct, frozen=True, kw_only=True):
     """``deleted``: what the run wrote and what derives from it. ``restored``: records it had changed or closed."""
 
     deleted: tuple[str, ...]
     restored: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
-class MemoryItem:
+class MemoryItem(Struct, frozen=True, kw_only=True):
     """A record on its way in or out; a line of an export is one. What is absent was never said.
 
     ``key`` and ``part`` name what it comes from (a file and the nth piece of it): the same text under the same name is
@@ -345,8 +321,7 @@ class MemoryItem:
     vectors: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class MemoryWhole:
+class MemoryWhole(Struct, frozen=True, kw_only=True):
     """All of ``key`` has come in, and it has so many parts by now: those beyond are closed."""
 
     namespace: Namespace
@@ -354,8 +329,7 @@ class MemoryWhole:
     parts: Annotated[int, Meta(ge=0)]
 
 
-@attrs.frozen(kw_only=True)
-class MemoryImportParams:
+class MemoryImportParams(Struct, frozen=True, kw_only=True):
     """All of it or nothing. ``model`` and ``digest``: of the vectors, which others than of the model in use are not."""
 
     items: Annotated[tuple[MemoryItem, ...], Meta(max_length=1000)]
@@ -364,8 +338,7 @@ class MemoryImportParams:
     digest: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class MemoryImportResult:
+class MemoryImportResult(Struct, frozen=True, kw_only=True):
     """``added`` records are new, ``known`` ones were there, ``closed`` ones no longer hold."""
 
     added: int
@@ -373,8 +346,7 @@ class MemoryImportResult:
     closed: int
 
 
-@attrs.frozen(kw_only=True)
-class MemoryExportParams:
+class MemoryExportParams(Struct, frozen=True, kw_only=True):
     """JSON Lines can be imported again, Markdown is for reading. Without a namespace: all of them."""
 
     namespace: Namespace | None = None
@@ -383,8 +355,7 @@ class MemoryExportParams:
     cursor: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class MemoryExportResult:
+class MemoryExportResult(Struct, frozen=True, kw_only=True):
     """A piece of the text; the next one is asked for by ``next_cursor``. ``records``: how many are in this one."""
 
     text: str
@@ -392,14 +363,12 @@ class MemoryExportResult:
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MemoryNamespacesParams:
+class MemoryNamespacesParams(Struct, frozen=True, kw_only=True):
     cursor: str | None = None
     limit: Limit = 100
 
 
-@attrs.frozen(kw_only=True)
-class MemoryRetention:
+class MemoryRetention(Struct, frozen=True, kw_only=True):
     """What of a namespace is kept; 0 is no bound. The oldest go first."""
 
     max_age_days: float = 0
@@ -407,8 +376,7 @@ class MemoryRetention:
     max_bytes: int = 0
 
 
-@attrs.frozen(kw_only=True)
-class MemoryNamespace:
+class MemoryNamespace(Struct, frozen=True, kw_only=True):
     name: str
     records: int
     #: Of text.
@@ -417,21 +385,18 @@ class MemoryNamespace:
     retention: MemoryRetention
 
 
-@attrs.frozen(kw_only=True)
-class MemoryNamespacePage:
+class MemoryNamespacePage(Struct, frozen=True, kw_only=True):
     items: tuple[MemoryNamespace, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MemoryStatsParams:
+class MemoryStatsParams(Struct, frozen=True, kw_only=True):
     """Without a namespace: all that the caller may read."""
 
     namespace: Namespace | None = None
 
 
-@attrs.frozen(kw_only=True)
-class MemoryModel:
+class MemoryModel(Struct, frozen=True, kw_only=True):
     """An embedding model whose vectors are stored."""
 
     model: str
@@ -441,8 +406,7 @@ class MemoryModel:
     embedded: int
 
 
-@attrs.frozen(kw_only=True)
-class MemoryStats:
+class MemoryStats(Struct, frozen=True, kw_only=True):
     """``to_embed``: passages found by their words only, so far."""
 
     records: int
@@ -459,15 +423,13 @@ class MemoryStats:
     models: tuple[MemoryModel, ...]
 
 
-@attrs.frozen(kw_only=True)
-class MemoryReindexParams:
+class MemoryReindexParams(Struct, frozen=True, kw_only=True):
     """``embedder``: the one to use from now on: hash, the name of an agent that embeds, or PROVIDER/MODEL."""
 
     embedder: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Block:
+class Block(Struct, frozen=True, kw_only=True):
     """A text that is always in its agent's prompt."""
 
     agent: str
@@ -478,19 +440,16 @@ class Block:
     updated_at: Timestamp
 
 
-@attrs.frozen(kw_only=True)
-class BlocksListParams:
+class BlocksListParams(Struct, frozen=True, kw_only=True):
     agent: str
 
 
-@attrs.frozen(kw_only=True)
-class BlockPage:
+class BlockPage(Struct, frozen=True, kw_only=True):
     items: tuple[Block, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class BlocksGetParams:
+class BlocksGetParams(Struct, frozen=True, kw_only=True):
     """``version``: an earlier one."""
 
     agent: str
@@ -498,8 +457,7 @@ class BlocksGetParams:
     version: int | None = None
 
 
-@attrs.frozen(kw_only=True)
-class BlocksSetParams:
+class BlocksSetParams(Struct, frozen=True, kw_only=True):
     """An empty ``text`` takes the block out of the prompt. ``version``: the one the change is meant for."""
 
     agent: str

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import attrs
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from witsd.values.wire.common import UNSET, Timestamp, UnsetType
 
@@ -15,16 +14,14 @@ LimitAction = Literal["killed", "throttled", "refused", "slowed", "failed", "rep
 Enforcer = Literal["kernel", "samples", "daemon"]
 
 
-@attrs.frozen(kw_only=True)
-class AgentsMetricsParams:
+class AgentsMetricsParams(Struct, frozen=True, kw_only=True):
     """``window_s``: how far back; samples are kept for half a day, ever more coarsely."""
 
     name: str
     window_s: Annotated[float, Meta(gt=0, le=43_200)] = 120
 
 
-@attrs.frozen(kw_only=True)
-class AgentsRecordParams:
+class AgentsRecordParams(Struct, frozen=True, kw_only=True):
     """A request that happened outside a run and has just ended."""
 
     name: str
@@ -32,8 +29,7 @@ class AgentsRecordParams:
     error: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class VitalsSample:
+class VitalsSample(Struct, frozen=True, kw_only=True):
     """What an agent's whole process tree used.
 
     ``cpu_percent`` is of one core; ``rss_bytes`` counts shared pages once a process; ``read_bytes`` and
@@ -50,8 +46,7 @@ class VitalsSample:
     write_bytes: int
 
 
-@attrs.frozen(kw_only=True)
-class RequestStats:
+class RequestStats(Struct, frozen=True, kw_only=True):
     """Requests over the last ``window_s`` seconds (five minutes at most). ``p95_ms`` is the longest of fewer than 20,
     else within 9 % (19 % where it is near the mean)."""
 
@@ -63,8 +58,7 @@ class RequestStats:
     window_s: float
 
 
-@attrs.frozen(kw_only=True)
-class RaisedAlert:
+class RaisedAlert(Struct, frozen=True, kw_only=True):
     """An alert that is up; ``value`` is the figure it was raised with."""
 
     alert: AlertName
@@ -73,8 +67,7 @@ class RaisedAlert:
     since: Timestamp
 
 
-@attrs.frozen(kw_only=True)
-class AgentsMetricsResult:
+class AgentsMetricsResult(Struct, frozen=True, kw_only=True):
     """``current``, ``average`` and ``peak`` are absent where the window has no sample; totals have no average or peak
     and are the latest in all three."""
 
@@ -86,8 +79,7 @@ class AgentsMetricsResult:
     peak: VitalsSample | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class AgentAlertData:
+class AgentAlertData(Struct, frozen=True, kw_only=True):
     """``agent.alert``: a threshold of ``[alerts]`` that is reached or no longer, or a passed one of ``[limits]``.
 
     A cleared one has no ``value`` where there is nothing to read any more. ``breached``: ``alert`` is the limit,

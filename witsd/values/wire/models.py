@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import attrs
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from witsd.values.wire.common import UNSET, Limit, UnsetType
 from witsd.values.wire.runs import Usage
@@ -13,8 +12,7 @@ from witsd.values.wire.runs import Usage
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-@attrs.frozen(kw_only=True)
-class Model:
+class Model(Struct, frozen=True, kw_only=True):
     """``available`` is false with a ``reason`` a person can act on."""
 
     name: str
@@ -26,20 +24,17 @@ class Model:
     reason: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class ModelPage:
+class ModelPage(Struct, frozen=True, kw_only=True):
     items: tuple[Model, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class ModelsListParams:
+class ModelsListParams(Struct, frozen=True, kw_only=True):
     cursor: str | None = None
     limit: Limit = 100
 
 
-@attrs.frozen(kw_only=True)
-class ToolCall:
+class ToolCall(Struct, frozen=True, kw_only=True):
     """``arguments`` is JSON text as the model wrote it: it may be malformed."""
 
     id: str
@@ -47,8 +42,7 @@ class ToolCall:
     arguments: str
 
 
-@attrs.frozen(kw_only=True)
-class ChatMessage:
+class ChatMessage(Struct, frozen=True, kw_only=True):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     tool_calls: tuple[ToolCall, ...] | UnsetType = UNSET
@@ -56,15 +50,13 @@ class ChatMessage:
     tool_call_id: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class ToolDefinition:
+class ToolDefinition(Struct, frozen=True, kw_only=True):
     name: str
     description: str = ""
-    input_schema: dict[str, Any] = attrs.field(factory=dict)
+    input_schema: dict[str, Any] = field(default_factory=dict)
 
 
-@attrs.frozen(kw_only=True)
-class ModelsCompleteParams:
+class ModelsCompleteParams(Struct, frozen=True, kw_only=True):
     """``model`` absent or ``auto``: the first that is available, else ``offline``."""
 
     messages: tuple[ChatMessage, ...]
@@ -77,8 +69,7 @@ class ModelsCompleteParams:
     timeout_s: Annotated[float, Meta(gt=0, le=3600)] | None = None
 
 
-@attrs.frozen(kw_only=True)
-class ModelsCompleteResult:
+class ModelsCompleteResult(Struct, frozen=True, kw_only=True):
     """``model`` is the one that answered."""
 
     message: ChatMessage
@@ -88,8 +79,7 @@ class ModelsCompleteResult:
     provider: str
 
 
-@attrs.frozen(kw_only=True)
-class ModelsEmbedParams:
+class ModelsEmbedParams(Struct, frozen=True, kw_only=True):
     """``model`` absent: the one that memory uses. ``query``: the texts are questions, which some models treat
     in a way of their own. An agent that embeds gets the same params, without ``model``.
     """
@@ -99,8 +89,7 @@ class ModelsEmbedParams:
     query: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class ModelsEmbedResult:
+class ModelsEmbedResult(Struct, frozen=True, kw_only=True):
     """One vector of ``dimensions`` numbers and of length 1 for each text, in their order.
 
     ``digest`` tells one set of weights from another under the same name; empty where nothing is known of them.

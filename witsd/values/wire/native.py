@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import attrs
+from msgspec import Struct, field
 
 from witsd.values.items import Item
 from witsd.values.spec import Grants, Skill
@@ -15,8 +15,7 @@ from witsd.values.wire.sessions import HistoryTurn, SessionSettings
 from witsd.values.wire.system import PROTOCOL_VERSION, ClientInfo
 
 
-@attrs.frozen(kw_only=True)
-class AgentIdentity:
+class AgentIdentity(Struct, frozen=True, kw_only=True):
     """Who the agent is to the daemon; ``options`` is ``[options]`` of its definition.
 
     ``memory`` and ``history_messages`` are the definition's, too: what a session's settings do not change.
@@ -31,8 +30,7 @@ class AgentIdentity:
     history_messages: int = 200
 
 
-@attrs.frozen(kw_only=True)
-class AgentInitializeParams:
+class AgentInitializeParams(Struct, frozen=True, kw_only=True):
     protocol_version: str
     agent: AgentIdentity
     #: A private folder for this agent's process, emptied when it ends.
@@ -40,17 +38,15 @@ class AgentInitializeParams:
     grants: Grants
 
 
-@attrs.frozen(kw_only=True)
-class AgentInitializeResult:
+class AgentInitializeResult(Struct, frozen=True, kw_only=True):
     protocol_version: str = PROTOCOL_VERSION
     agent_info: ClientInfo = ClientInfo(name="unknown")
-    capabilities: dict[str, Any] = attrs.field(factory=dict)
+    capabilities: dict[str, Any] = field(default_factory=dict)
     tools: tuple[ToolDefinition, ...] = ()
     skills: tuple[Skill, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class RunsExecuteParams:
+class RunsExecuteParams(Struct, frozen=True, kw_only=True):
     """``history`` is given when the agent must (re)build its session; then it ends the one it had."""
 
     run_id: str
@@ -62,31 +58,26 @@ class RunsExecuteParams:
     deadline: Timestamp | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class RunsExecuteResult:
+class RunsExecuteResult(Struct, frozen=True, kw_only=True):
     output: Any = None
 
 
-@attrs.frozen(kw_only=True)
-class PingParams:
+class PingParams(Struct, frozen=True, kw_only=True):
     nonce: str
 
 
-@attrs.frozen(kw_only=True)
-class PingResult:
+class PingResult(Struct, frozen=True, kw_only=True):
     nonce: str
 
 
-@attrs.frozen(kw_only=True)
-class ItemNotification:
+class ItemNotification(Struct, frozen=True, kw_only=True):
     """Params of ``notifications/item``: insert or replace by ``item.item_id``."""
 
     run_id: str
     item: Item
 
 
-@attrs.frozen(kw_only=True)
-class DeltaNotification:
+class DeltaNotification(Struct, frozen=True, kw_only=True):
     """Params of ``notifications/delta``: append to the item's ``text``."""
 
     run_id: str
@@ -94,8 +85,7 @@ class DeltaNotification:
     text: str
 
 
-@attrs.frozen(kw_only=True)
-class SessionClosedNotification:
+class SessionClosedNotification(Struct, frozen=True, kw_only=True):
     """Params of ``notifications/session_closed``: that conversation is over, let its task end."""
 
     session_id: str

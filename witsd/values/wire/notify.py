@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import attrs
+from msgspec import Struct
 
 from witsd.values.wire.common import UNSET, UnsetType
 
 
-@attrs.frozen(kw_only=True)
-class CancelledNotification:
+class CancelledNotification(Struct, frozen=True, kw_only=True):
     """Params of ``notifications/cancelled``: that request is no longer wanted; it is answered -32800."""
 
     request_id: str | int
     reason: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class ProgressNotification:
+class ProgressNotification(Struct, frozen=True, kw_only=True):
     """Params of ``notifications/progress``, for a request that carried ``_meta.progress_token``."""
 
     progress_token: str | int

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import attrs
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from witsd.values.items import Item
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
@@ -16,8 +15,7 @@ RUN_ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled", "inte
 Timeout = Annotated[float, Meta(gt=0, le=31_536_000)]
 
 
-@attrs.frozen(kw_only=True)
-class RunInput:
+class RunInput(Struct, frozen=True, kw_only=True):
     """``text`` is what was asked; ``cwd`` is where relative paths in it are meant to start."""
 
     text: str = ""
@@ -26,25 +24,22 @@ class RunInput:
     data: Any = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     calls: int = 0
     cost_usd: float = 0
 
 
-@attrs.frozen(kw_only=True)
-class ErrorInfo:
+class ErrorInfo(Struct, frozen=True, kw_only=True):
     """An error as JSON-RPC shapes it."""
 
     code: int
     message: str
-    data: dict[str, Any] = attrs.field(factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
 
-@attrs.frozen(kw_only=True)
-class Run:
+class Run(Struct, frozen=True, kw_only=True):
     run_id: str
     agent: str
     status: RunStatus
@@ -61,16 +56,14 @@ class Run:
     ended_at: Timestamp | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class RunPage:
+class RunPage(Struct, frozen=True, kw_only=True):
     """``items`` of the runs in a list are left empty: ``runs/get`` has them."""
 
     items: tuple[Run, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class RunsStartParams:
+class RunsStartParams(Struct, frozen=True, kw_only=True):
     agent: str
     input: str | RunInput
     session_id: str | None = None
@@ -79,18 +72,15 @@ class RunsStartParams:
     timeout_s: Timeout | None = None
 
 
-@attrs.frozen(kw_only=True)
-class RunStarted:
+class RunStarted(Struct, frozen=True, kw_only=True):
     run_id: str
 
 
-@attrs.frozen(kw_only=True)
-class RunIdParams:
+class RunIdParams(Struct, frozen=True, kw_only=True):
     run_id: str
 
 
-@attrs.frozen(kw_only=True)
-class RunsListParams:
+class RunsListParams(Struct, frozen=True, kw_only=True):
     cursor: str | None = None
     limit: Limit = 100
     agent: str | None = None
@@ -98,29 +88,25 @@ class RunsListParams:
     status: RunStatus | None = None
 
 
-@attrs.frozen(kw_only=True)
-class RunsWaitParams:
+class RunsWaitParams(Struct, frozen=True, kw_only=True):
     """Answers when the run is over; -32006 when it is not over after ``timeout_s``."""
 
     run_id: str
     timeout_s: Timeout | None = None
 
 
-@attrs.frozen(kw_only=True)
-class RunsCancelParams:
+class RunsCancelParams(Struct, frozen=True, kw_only=True):
     run_id: str
     reason: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class RunsRespondParams:
+class RunsRespondParams(Struct, frozen=True, kw_only=True):
     run_id: str
     request_id: str
     response: Any
 
 
-@attrs.frozen(kw_only=True)
-class InputsRequestParams:
+class InputsRequestParams(Struct, frozen=True, kw_only=True):
     """From an agent: ask a person. The result carries what ``runs/respond`` gave."""
 
     run_id: str
@@ -129,6 +115,5 @@ class InputsRequestParams:
     timeout_s: Timeout | None = None
 
 
-@attrs.frozen(kw_only=True)
-class InputsRequestResult:
+class InputsRequestResult(Struct, frozen=True, kw_only=True):
     response: Any

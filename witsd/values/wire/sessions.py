@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import attrs
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
 
@@ -14,8 +13,7 @@ WhileRunning = Literal["enqueue", "interrupt", "reject"]
 Title = Annotated[str, Meta(max_length=200)]
 
 
-@attrs.frozen(kw_only=True)
-class SessionSettings:
+class SessionSettings(Struct, frozen=True, kw_only=True):
     """What this conversation changes of its agent's definition; absent means as defined."""
 
     model: str | None | UnsetType = UNSET
@@ -25,8 +23,7 @@ class SessionSettings:
     tools: tuple[str, ...] | None | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class Session:
+class Session(Struct, frozen=True, kw_only=True):
     session_id: str
     agent: str
     title: str
@@ -43,14 +40,12 @@ class Session:
     origin: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class SessionPage:
+class SessionPage(Struct, frozen=True, kw_only=True):
     items: tuple[Session, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class Attachment:
+class Attachment(Struct, frozen=True, kw_only=True):
     """A text file that goes with a message."""
 
     name: str
@@ -58,8 +53,7 @@ class Attachment:
     media_type: str = "text/plain"
 
 
-@attrs.frozen(kw_only=True)
-class Message:
+class Message(Struct, frozen=True, kw_only=True):
     """One turn of the conversation; ``n`` counts from 1 within its session."""
 
     message_id: str
@@ -77,16 +71,14 @@ class Message:
     attachments: tuple[Attachment, ...] | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class MessagePage:
+class MessagePage(Struct, frozen=True, kw_only=True):
     """In the order they were said. ``next_cursor`` leads on in the direction of travel."""
 
     items: tuple[Message, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class SessionsCreateParams:
+class SessionsCreateParams(Struct, frozen=True, kw_only=True):
     agent: str
     title: Title = ""
     settings: SessionSettings | None = None
@@ -94,13 +86,11 @@ class SessionsCreateParams:
     idempotency_key: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class SessionIdParams:
+class SessionIdParams(Struct, frozen=True, kw_only=True):
     session_id: str
 
 
-@attrs.frozen(kw_only=True)
-class SessionsListParams:
+class SessionsListParams(Struct, frozen=True, kw_only=True):
     """Latest first."""
 
     cursor: str | None = None
@@ -108,8 +98,7 @@ class SessionsListParams:
     agent: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class SessionsPromptParams:
+class SessionsPromptParams(Struct, frozen=True, kw_only=True):
     session_id: str
     text: str
     attachments: tuple[Attachment, ...] = ()
@@ -118,14 +107,12 @@ class SessionsPromptParams:
     idempotency_key: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class PromptResult:
+class PromptResult(Struct, frozen=True, kw_only=True):
     run_id: str
     message_id: str
 
 
-@attrs.frozen(kw_only=True)
-class SessionsMessagesParams:
+class SessionsMessagesParams(Struct, frozen=True, kw_only=True):
     """Without ``before`` and ``after``: the newest page. Both are a message's ``n`` as text."""
 
     session_id: str
@@ -134,8 +121,7 @@ class SessionsMessagesParams:
     limit: Limit = 100
 
 
-@attrs.frozen(kw_only=True)
-class SessionsUpdateParams:
+class SessionsUpdateParams(Struct, frozen=True, kw_only=True):
     """A setting given as null goes back to the agent's definition."""
 
     session_id: str
@@ -143,8 +129,7 @@ class SessionsUpdateParams:
     settings: SessionSettings | None = None
 
 
-@attrs.frozen(kw_only=True)
-class SessionsSearchParams:
+class SessionsSearchParams(Struct, frozen=True, kw_only=True):
     query: str
     agent: str | None = None
     session_id: str | None = None
@@ -152,8 +137,7 @@ class SessionsSearchParams:
     limit: Limit = 20
 
 
-@attrs.frozen(kw_only=True)
-class SearchHit:
+class SearchHit(Struct, frozen=True, kw_only=True):
     session_id: str
     title: str
     message: Message
@@ -161,14 +145,12 @@ class SearchHit:
     snippet: str
 
 
-@attrs.frozen(kw_only=True)
-class SearchPage:
+class SearchPage(Struct, frozen=True, kw_only=True):
     items: tuple[SearchHit, ...]
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class SessionsForkParams:
+class SessionsForkParams(Struct, frozen=True, kw_only=True):
     """A new session with the messages up to and including ``message_id`` (all when absent)."""
 
     session_id: str
@@ -176,15 +158,13 @@ class SessionsForkParams:
     title: Title | None = None
 
 
-@attrs.frozen(kw_only=True)
-class SessionsExportParams:
+class SessionsExportParams(Struct, frozen=True, kw_only=True):
     session_id: str
     format: Literal["jsonl", "markdown"] = "jsonl"
     cursor: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class SessionsExportResult:
+class SessionsExportResult(Struct, frozen=True, kw_only=True):
     """One piece of the export; ask on with ``next_cursor`` until there is none."""
 
     format: str
@@ -192,14 +172,12 @@ class SessionsExportResult:
     next_cursor: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class SessionsTypingParams:
+class SessionsTypingParams(Struct, frozen=True, kw_only=True):
     session_id: str
     typing: bool
 
 
-@attrs.frozen(kw_only=True)
-class HistoryTurn:
+class HistoryTurn(Struct, frozen=True, kw_only=True):
     """A message as an agent gets it in ``runs/execute.history``."""
 
     role: str

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import attrs
-from msgspec import Meta
+from msgspec import Meta, Struct, field
 
 from witsd.values.wire.common import UNSET, Timestamp, UnsetType
 
 PROTOCOL_VERSION = "1"
 
 
-@attrs.frozen(kw_only=True)
-class ClientInfo:
+class ClientInfo(Struct, frozen=True, kw_only=True):
     name: str
     version: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class InitializeParams:
+class InitializeParams(Struct, frozen=True, kw_only=True):
     protocol_version: str = PROTOCOL_VERSION
     client_info: ClientInfo = ClientInfo(name="unknown")
-    capabilities: dict[str, Any] = attrs.field(factory=dict)
+    capabilities: dict[str, Any] = field(default_factory=dict)
     #: A scoped token, or the per-tab secret of a browser session.
     token: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class LimitsInfo:
+class LimitsInfo(Struct, frozen=True, kw_only=True):
     """What one connection may do; all are enforced."""
 
     message_bytes: int
@@ -38,15 +34,13 @@ class LimitsInfo:
     batch: int
 
 
-@attrs.frozen(kw_only=True)
-class ActorInfo:
+class ActorInfo(Struct, frozen=True, kw_only=True):
     kind: str
     label: str
     scopes: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
-class InitializeResult:
+class InitializeResult(Struct, frozen=True, kw_only=True):
     protocol_version: str
     server_info: ClientInfo
     capabilities: dict[str, Any]
@@ -55,20 +49,17 @@ class InitializeResult:
     actor: ActorInfo
 
 
-@attrs.frozen(kw_only=True)
-class Listening:
+class Listening(Struct, frozen=True, kw_only=True):
     unix: str
     http: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class JournalInfo:
+class JournalInfo(Struct, frozen=True, kw_only=True):
     events: int
     bytes: int
 
 
-@attrs.frozen(kw_only=True)
-class SystemStatus:
+class SystemStatus(Struct, frozen=True, kw_only=True):
     version: str
     pid: int
     uptime_s: float
@@ -84,8 +75,7 @@ class SystemStatus:
     journal: JournalInfo
 
 
-@attrs.frozen(kw_only=True)
-class DefinitionError:
+class DefinitionError(Struct, frozen=True, kw_only=True):
     """Where a definition is wrong and what to do; ``line`` counts from 1, 0 where none can be named."""
 
     file: str
@@ -93,8 +83,7 @@ class DefinitionError:
     message: str
 
 
-@attrs.frozen(kw_only=True)
-class ReloadResult:
+class ReloadResult(Struct, frozen=True, kw_only=True):
     changed: tuple[str, ...]
     errors: tuple[DefinitionError, ...]
     #: Settings whose value in ``witsd.toml`` is not the one in effect: they wait for a restart of the daemon.
@@ -103,21 +92,18 @@ class ReloadResult:
     settings_error: str | UnsetType = UNSET
 
 
-@attrs.frozen(kw_only=True)
-class ShutdownParams:
+class ShutdownParams(Struct, frozen=True, kw_only=True):
     grace_s: Annotated[float, Meta(ge=0, le=3600)] | None = None
 
 
-@attrs.frozen(kw_only=True)
-class BackupParams:
+class BackupParams(Struct, frozen=True, kw_only=True):
     """``path``: where the daemon is to put the copy, whole. ``force``: replace what is there."""
 
     path: Annotated[str, Meta(min_length=1, max_length=4096)]
     force: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class Backup:
+class Backup(Struct, frozen=True, kw_only=True):
     """A copy of the database. What was deleted after ``time`` is still in it."""
 
     path: str
