@@ -35,7 +35,7 @@ class Told:
     wanted: bool = True
     deltas: list[str] = attrs.field(factory=list)
 
-    async def __call__(self, *, delta: str | None = None) -> None:
+    async def __call__(self, *, delta: str | None = None, thought: str | None = None) -> None:
         assert delta is not None
         self.deltas.append(delta)
 

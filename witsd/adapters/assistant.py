@@ -103,6 +103,8 @@ async def answer(run: Run, conversation: Sequence[ChatMessage], options: Options
         params["max_tokens"] = options.max_tokens
 
     async def relay(news: Progress) -> None:
+        if news.thought:
+            await run.think(news.thought)
         if news.delta:
             await run.say(news.delta)
 

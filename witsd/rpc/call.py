@@ -46,6 +46,7 @@ class Progress(Protocol):
         total: float | None = None,
         message: str | None = None,
         delta: str | None = None,
+        thought: str | None = None,
     ) -> None: ...
 
 

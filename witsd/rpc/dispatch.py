@@ -84,6 +84,7 @@ class _NoProgress:
         total: float | None = None,
         message: str | None = None,
         delta: str | None = None,
+        thought: str | None = None,
     ) -> None:
         pass
 
@@ -104,8 +105,9 @@ class _SendProgress:
         total: float | None = None,
         message: str | None = None,
         delta: str | None = None,
+        thought: str | None = None,
     ) -> None:
-        given = {"progress": progress, "total": total, "message": message, "delta": delta}
+        given = {"progress": progress, "total": total, "message": message, "delta": delta, "thought": thought}
         params = {"progress_token": self.token, **{k: v for k, v in given.items() if v is not None}}
         await self.connection.send(notification("notifications/progress", params))
 

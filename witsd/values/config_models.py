@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-ProviderKind = Literal["openai", "offline", "scripted"]
+ProviderKind = Literal["openai", "anthropic", "offline", "scripted"]
 
 #: A provider's name comes before the ``/`` in ``provider/model``, so it may hold none itself.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -29,6 +29,10 @@ class ProviderConfig:
     ``api_key_credential`` (a name in ``$CREDENTIALS_DIRECTORY``) and ``api_key_env`` that is given;
     with none of them no key is sent, except that an empty ``base_url`` means ``OPENAI_API_KEY``.
     ``models``: the first is the provider's default; empty means: ask the server which it has.
+    ``anthropic``: any server with Anthropic's ``/v1/messages``; ``base_url`` ends before ``/v1`` (empty:
+    Anthropic's own, and ``ANTHROPIC_API_KEY`` where no key is named). ``max_tokens``: of an answer, where a call
+    does not say. ``thinking``: the model may reason first, for ``thinking_tokens`` tokens, or with 0 for as long as
+    it sees fit (which models before Claude 4.6 cannot).
     ``scripted``: plays the file ``script``. ``timeout_s``: the longest silence to bear from the server;
     ``connect_timeout_s``: to be connected; ``retries``: how often a call is tried again.
     ``streams = false``: never ask the server for a stream.
@@ -47,6 +51,9 @@ class ProviderConfig:
     connect_timeout_s: float = 10
     retries: int = 2
     streams: bool = True
+    max_tokens: int = 4096
+    thinking: bool = False
+    thinking_tokens: int = 0
 
     def __attrs_post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -67,6 +74,10 @@ class ProviderConfig:
                 raise ValueError(f"`{field}` must be above 0 and at most 3600 seconds")
         if not 0 <= self.retries <= 10:
             raise ValueError("`retries` must be from 0 to 10")
+        if self.max_tokens < 1:
+            raise ValueError("`max_tokens` must be at least 1")
+        if self.thinking_tokens and not (self.thinking and self.thinking_tokens >= 1024):
+            raise ValueError("`thinking_tokens` is 0 or at least 1024, and wants `thinking = true`")
 
 
 @attrs.frozen(kw_only=True)

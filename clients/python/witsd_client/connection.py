@@ -335,7 +335,11 @@ class Connection:
             if pending is not None:
                 pending.add_progress(
                     Progress(
-                        progress=news.progress, total=news.total, message=news.message, delta=news.delta
+                        progress=news.progress,
+                        total=news.total,
+                        message=news.message,
+                        delta=news.delta,
+                        thought=news.thought,
                     )
                 )
         elif self._on_notification is not None:

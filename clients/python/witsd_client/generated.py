@@ -1039,12 +1039,25 @@ class ToolCall(Struct, frozen=True, kw_only=True, omit_defaults=True):
     arguments: str
 
 
+class Thought(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A piece of a model's reasoning. One with a ``signature`` is wanted back, as it is, with the next
+    request. ``redacted``: the provider shows no text; ``signature`` holds it in a form only it can
+    read.
+    """
+
+    text: str = ""
+    signature: str = ""
+    redacted: bool = False
+
+
 class ChatMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: ChatMessageRole
     content: str = ""
     tool_calls: tuple[ToolCall, ...] | UnsetType = UNSET
     #: On a ``tool`` message: the call it answers.
     tool_call_id: str | UnsetType = UNSET
+    #: On an ``assistant`` message: what the model thought before it.
+    thoughts: tuple[Thought, ...] | UnsetType = UNSET
 
 
 class ToolDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1633,6 +1646,8 @@ class ProgressNotification(Struct, frozen=True, kw_only=True, omit_defaults=True
     message: str | UnsetType = UNSET
     #: The next piece of a text that is being produced.
     delta: str | UnsetType = UNSET
+    #: The next piece of the reasoning that stands beside that text.
+    thought: str | UnsetType = UNSET
 
 
 class CancelledNotification(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -22,12 +22,15 @@ encode = msgspec.json.Encoder().encode
 
 
 class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """How a request is going. ``delta`` is the next piece of a text the result will hold in full."""
+    """How a request is going. ``delta`` is the next piece of a text the result will hold in full, ``thought`` of
+    the reasoning beside it.
+    """
 
     progress: float | None = None
     total: float | None = None
     message: str | None = None
     delta: str | None = None
+    thought: str | None = None
 
 
 class ErrorObject(msgspec.Struct):
@@ -82,6 +85,8 @@ class Pending:
             last.progress, last.total, last.message = news.progress, news.total, news.message
             if news.delta is not None:
                 last.delta = (last.delta or "") + news.delta
+            if news.thought is not None:
+                last.thought = (last.thought or "") + news.thought
         else:
             self.progress.append(news)
         self.changed.set()

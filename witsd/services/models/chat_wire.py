@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from witsd.services.models.answers import MAX_ANSWER_CHARS, StreamedError, WireError, count, json_object
+from witsd.services.models.sse import SseEvent
 from witsd.values.wire.common import UNSET
 from witsd.values.wire.models import (
     ChatMessage,
@@ -17,6 +19,7 @@ from witsd.values.wire.models import (
     ModelsCompleteParams,
     ModelsCompleteResult,
     ModelsEmbedResult,
+    Thought,
     ToolCall,
 )
 from witsd.values.wire.runs import Usage
@@ -28,21 +31,6 @@ _FINISH: dict[str, FinishReason] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
-
-#: An answer is text: one that passes this is a server gone wrong.
-MAX_ANSWER_CHARS = 4 * 1024 * 1024
-
-
-class WireError(Exception):
-    """The server sent something else than the format says; the text says what."""
-
-
-class StreamedError(Exception):
-    """The server reported an error inside its answer; ``status`` where it named one."""
-
-    def __init__(self, message: str, status: int | None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def request_body(
@@ -92,7 +80,7 @@ def _message_out(message: ChatMessage) -> dict[str, Any]:
 def parse_answer(raw: bytes, *, provider: str, model: str) -> ModelsCompleteResult:
     """A whole (not streamed) answer. Raises ``WireError`` or ``StreamedError``."""
     assembly = Assembly(provider=provider, model=model)
-    document = _object(raw, "an answer")
+    document = json_object(raw, "an answer")
     assembly.head(document)
     choice = _first_choice(document)
     if choice is None:
@@ -101,6 +89,7 @@ def parse_answer(raw: bytes, *, provider: str, model: str) -> ModelsCompleteResu
     if not isinstance(message, dict):
         raise WireError('a choice without "message"')
     assembly.piece(message, whole=True)
+    assembly.think(_reasoning(message))
     assembly.finish(choice.get("finish_reason") or "stop")
     return assembly.result()
 
@@ -113,6 +102,7 @@ class Assembly:
         self._model = model
         self._usage = Usage(calls=1)
         self._text: list[str] = []
+        self._thought: list[str] = []
         self._size = 0
         self._calls: dict[int, list[str]] = {}  # index -> [id, name, *arguments]
         self._finish: FinishReason | None = None
@@ -128,21 +118,25 @@ class Assembly:
         """``[DONE]``: nothing that matters can follow."""
         return self._done
 
-    def event(self, data: str) -> str:
-        """Take one event's data; the text it adds. Raises ``WireError`` or ``StreamedError``."""
-        if data.strip() == "[DONE]":
+    def event(self, event: SseEvent) -> tuple[str, str]:
+        """Take one event; the text and the reasoning it adds. Raises ``WireError`` or ``StreamedError``."""
+        if event.data.strip() == "[DONE]":
             self._done = True
-            return ""
-        document = _object(data.encode(), "an event")
+            return "", ""
+        document = json_object(event.data.encode(), "an event")
         self.head(document)
         choice = _first_choice(document)
         if choice is None:
-            return ""
+            return "", ""
         delta = choice.get("delta")
-        text = self.piece(delta, whole=False) if isinstance(delta, dict) else ""
+        text = thought = ""
+        if isinstance(delta, dict):
+            text = self.piece(delta, whole=False)
+            thought = _reasoning(delta)
+            self.think(thought)
         if choice.get("finish_reason"):
             self.finish(choice["finish_reason"])
-        return text
+        return text, thought
 
     def head(self, document: dict[str, Any]) -> None:
         """What every document may carry beside its choices: an error, the model's name, the usage."""
@@ -158,8 +152,8 @@ class Assembly:
         usage = document.get("usage")
         if isinstance(usage, dict):
             self._usage = Usage(
-                input_tokens=_count(usage.get("prompt_tokens")),
-                output_tokens=_count(usage.get("completion_tokens")),
+                input_tokens=count(usage.get("prompt_tokens")),
+                output_tokens=count(usage.get("completion_tokens")),
                 calls=1,
             )
 
@@ -179,6 +173,12 @@ class Assembly:
             self._text.append(text)
         return text
 
+    def think(self, text: str) -> None:
+        """Reasoning that stands beside the answer."""
+        self._size += len(text)
+        if text:
+            self._thought.append(text)
+
     def finish(self, reason: object) -> None:
         self._finish = _FINISH.get(reason, "stop") if isinstance(reason, str) else "stop"
 
@@ -193,7 +193,12 @@ class Assembly:
         if calls and finish == "stop":
             finish = "tool_calls"
         return ModelsCompleteResult(
-            message=ChatMessage(role="assistant", content="".join(self._text), tool_calls=calls or UNSET),
+            message=ChatMessage(
+                role="assistant",
+                content="".join(self._text),
+                tool_calls=calls or UNSET,
+                thoughts=(Thought(text="".join(self._thought)),) if self._thought else UNSET,
+            ),
             usage=self._usage,
             finish_reason=finish,
             model=self._model,
@@ -227,7 +232,7 @@ class Assembly:
 
 def model_ids(raw: bytes) -> tuple[str, ...]:
     """The ids in the answer of ``/models``. Raises ``WireError``."""
-    document = _object(raw, "a list of models")
+    document = json_object(raw, "a list of models")
     data = document.get("data")
     if data is None and document.get("object") == "list":
         return ()  # how Ollama says that it has none yet
@@ -240,7 +245,7 @@ def model_ids(raw: bytes) -> tuple[str, ...]:
 
 def parse_embeddings(raw: bytes, model: str) -> ModelsEmbedResult:
     """The answer of ``/embeddings``, by ``index``. Raises ``WireError``."""
-    document = _object(raw, "embeddings")
+    document = json_object(raw, "embeddings")
     data = document.get("data")
     if not isinstance(data, list) or not data:
         raise WireError('embeddings without "data"')
@@ -259,31 +264,6 @@ def parse_embeddings(raw: bytes, model: str) -> ModelsEmbedResult:
     return ModelsEmbedResult(vectors=vectors, dimensions=len(vectors[0]), model=name)
 
 
-def error_text(raw: bytes) -> tuple[str, str]:
-    """What an error's body says and the ``code`` it names, as far as it follows the format."""
-    try:
-        document = msgspec.json.decode(raw)
-    except (ValueError, RecursionError):
-        return raw.decode("utf-8", "replace"), ""
-    error = document.get("error") if isinstance(document, dict) else None
-    if isinstance(error, dict):
-        code = error.get("code") or error.get("type") or ""
-        return str(error.get("message") or ""), str(code)
-    if isinstance(error, str):
-        return error, ""
-    return raw.decode("utf-8", "replace"), ""
-
-
-def _object(raw: bytes, what: str) -> dict[str, Any]:
-    try:
-        document = msgspec.json.decode(raw)
-    except (ValueError, RecursionError):
-        raise WireError(f"{what} that is not JSON") from None
-    if not isinstance(document, dict):
-        raise WireError(f"{what} that is no JSON object")
-    return document
-
-
 def _first_choice(document: dict[str, Any]) -> dict[str, Any] | None:
     choices = document.get("choices")
     if choices is None:
@@ -298,6 +278,15 @@ def _first_choice(document: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def _reasoning(message: dict[str, Any]) -> str:
+    """Not in OpenAI's own API; DeepSeek, vLLM and Ollama put it in one of these."""
+    for field in ("reasoning_content", "reasoning"):
+        text = message.get(field)
+        if isinstance(text, str) and text:
+            return text
+    return ""
+
+
 def _text(content: object) -> str:
     if isinstance(content, str):
         return content
@@ -306,7 +295,3 @@ def _text(content: object) -> str:
             part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
         )
     return ""
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and value >= 0 else 0

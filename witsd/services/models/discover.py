@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
+from witsd.services.models.anthropic import ANTHROPIC_URL, AnthropicProvider
 from witsd.services.models.gateway import Models
 from witsd.services.models.keys import Environment, read_environment, read_key
 from witsd.services.models.offline import OfflineProvider
@@ -18,7 +19,7 @@ from witsd.services.models.openai import OPENAI_URL, OpenAIProvider, system_jitt
 from witsd.services.models.provider import Provider
 from witsd.services.models.scripted import ScriptedProvider
 from witsd.values.clock import Clock
-from witsd.values.config_models import ModelsConfig, ProviderConfig
+from witsd.values.config_models import ModelsConfig, ProviderConfig, ProviderKind
 
 _OLLAMA_PORT = 11434
 
@@ -73,11 +74,24 @@ def find_providers(
             empty_hint=more.get("empty_hint") or f"name one as `models` of [providers.{provider.name}]",
         )
 
+    def anthropic(provider: ProviderConfig, default_model: str = "", unusable: str | None = None) -> AnthropicProvider:
+        return AnthropicProvider(
+            provider,
+            partial(read_key, provider, env, config_dir),
+            clock,
+            jitter,
+            default_model=default_model,
+            unusable=unusable,
+            empty_hint=f"name one as `models` of [providers.{provider.name}]",
+        )
+
     found: list[Provider] = []
     for provider in config.providers:
         match provider.kind:
             case "openai":
                 found.append(openai(provider))
+            case "anthropic":
+                found.append(anthropic(provider))
             case "scripted":
                 path = Path(provider.script).expanduser()
                 found.append(ScriptedProvider(provider, path if path.is_absolute() else config_dir / path))
@@ -85,6 +99,14 @@ def find_providers(
                 found.append(OfflineProvider(clock, provider.name))
     if "openai" not in taken:
         found.extend(_from_environment(environment, openai))
+    if "anthropic" not in taken and environment.get("ANTHROPIC_API_KEY"):
+        claude, wrong = _config_or_reason(
+            "anthropic",
+            environment.get("ANTHROPIC_BASE_URL") or ANTHROPIC_URL,
+            "ANTHROPIC_API_KEY",
+            "ANTHROPIC_BASE_URL",
+        )
+        found.append(anthropic(claude, environment.get("ANTHROPIC_MODEL"), wrong))
     if "ollama" not in taken:
         url = ollama_url(environment.get("OLLAMA_HOST"))
         ollama, wrong = _config_or_reason("ollama", url, "", "OLLAMA_HOST")
@@ -114,7 +136,8 @@ def _from_environment(environment: Environment, openai: Callable[..., OpenAIProv
 
 def _config_or_reason(name: str, url: str, key: str, variable: str) -> tuple[ProviderConfig, str | None]:
     """A base URL from the environment is checked like one from the file; a bad one makes no daemon fail."""
-    plain = ProviderConfig(name=name, kind="openai", api_key_env=key)
+    kind: ProviderKind = "anthropic" if name == "anthropic" else "openai"
+    plain = ProviderConfig(name=name, kind=kind, api_key_env=key)
     try:
         return attrs.evolve(plain, base_url=url), None
     except ValueError:

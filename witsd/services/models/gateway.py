@@ -15,7 +15,7 @@ import attrs
 import msgspec
 import trio
 
-from witsd.services.models.provider import EmbeddingProvider, OnDelta, Provider
+from witsd.services.models.provider import Deltas, EmbeddingProvider, OnDelta, Provider
 from witsd.values.actor import Actor
 from witsd.values.errors import InvalidParams, ModelError, NotFound, Timeout
 from witsd.values.wire.common import UNSET
@@ -37,7 +37,7 @@ class Progress(Protocol):
     @property
     def wanted(self) -> bool: ...
 
-    async def __call__(self, *, delta: str | None = None) -> None: ...
+    async def __call__(self, *, delta: str | None = None, thought: str | None = None) -> None: ...
 
 
 @attrs.define(eq=False)
@@ -79,8 +79,13 @@ class Models:
         on_delta: OnDelta | None = None
         if params.stream and progress.wanted:
 
-            async def on_delta(text: str) -> None:
+            async def on_text(text: str) -> None:
                 await progress(delta=text)
+
+            async def on_thought(text: str) -> None:
+                await progress(thought=text)
+
+            on_delta = Deltas(on_text, on_thought)
 
         with trio.move_on_after(params.timeout_s if params.timeout_s is not None else float("inf")):
             provider, model = await self._resolve(actor, params.model)

@@ -7,7 +7,7 @@ longer than the event loop may stand still, and a daemon that calls no model nev
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from witsd.services.models.http_errors import Refusal, Server
+from witsd.services.models.keys import Secret
 
 if TYPE_CHECKING:
     import httpx
@@ -80,6 +81,8 @@ class HttpClient:
     connect_s: float
     read_s: float
     hint: str
+    #: What goes with each request beside what HTTP wants.
+    auth_headers: Callable[[Secret | None], dict[str, str]]
     _client: httpx.AsyncClient | None = attrs.field(default=None, init=False)
     _opening: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
@@ -100,8 +103,7 @@ class HttpClient:
         client = await self._open()
         # No compression: it would let a small body grow without bound before its size is seen.
         headers = {"accept-encoding": "identity", "accept": "application/json, text/event-stream"}
-        if server.secret is not None:
-            headers["authorization"] = f"Bearer {server.secret.reveal()}"
+        headers |= self.auth_headers(server.secret)
         if content is not None:
             headers["content-type"] = "application/json"
         try:

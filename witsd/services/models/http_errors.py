@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 import attrs
 
-from witsd.services.models.chat_wire import error_text
+from witsd.services.models.answers import error_text
 from witsd.services.models.keys import Secret, redact_key_like
 from witsd.values.errors import ModelError
 

@@ -23,6 +23,8 @@ _MAX_FILE_BYTES = 64 * 1024
 #: What a header can carry: visible ASCII without blanks.
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")
 _DOTENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
+#: Where the key for a provider's own server is looked for, if its configuration does not say.
+_KEY_OF = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 #: Keys that a server might echo though they are not ours, by the shape the great providers give them.
 _KEY_LIKE = re.compile(r"(?i)\b(bearer\s+)[^\s\"',]{8,}|\b(?:sk|pk|rk)-[A-Za-z0-9_*.-]{8,}")
 
@@ -108,7 +110,7 @@ def read_key(config: ProviderConfig, env: Mapping[str, str], config_dir: Path) -
             )
         # systemd guards this folder itself; with an ACL the group bits do not mean what they say.
         return _from_file(Path(folder) / config.api_key_credential, private=False)
-    name = config.api_key_env or ("" if config.base_url else "OPENAI_API_KEY")
+    name = config.api_key_env or ("" if config.base_url else _KEY_OF.get(config.kind, ""))
     if not name:
         return None
     environment = read_environment(env, config_dir)

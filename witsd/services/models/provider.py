@@ -5,10 +5,28 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+import attrs
+
 from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult, ModelsEmbedResult
 
 #: Called with each piece of the answer's text, in order; may wait (a slow reader slows the provider).
 OnDelta = Callable[[str], Awaitable[None]]
+
+
+@attrs.frozen
+class Deltas:
+    """An ``OnDelta`` that also wants the model's reasoning, in pieces of its own."""
+
+    text: OnDelta
+    thought: OnDelta | None = None
+
+    async def __call__(self, text: str) -> None:
+        await self.text(text)
+
+    @staticmethod
+    def of(on_delta: OnDelta) -> Deltas:
+        """``on_delta`` as one, whatever it is."""
+        return on_delta if isinstance(on_delta, Deltas) else Deltas(on_delta)
 
 
 class Provider(Protocol):
@@ -33,7 +51,8 @@ class Provider(Protocol):
         """One call to ``model`` (empty: the provider's default). ``request.model`` is not looked at.
 
         ``on_delta`` None: nobody wants pieces. Where it is given but the model cannot stream, it is
-        never called. Raises ``ModelError`` with ``provider``, ``status`` (HTTP's, or None) and
+        never called; where it is a ``Deltas``, reasoning goes to its ``thought``.
+        Raises ``ModelError`` with ``provider``, ``status`` (HTTP's, or None) and
         ``retryable``.
         """
 

@@ -42,12 +42,25 @@ class ToolCall(Struct, frozen=True, kw_only=True):
     arguments: str
 
 
+class Thought(Struct, frozen=True, kw_only=True):
+    """A piece of a model's reasoning. One with a ``signature`` is wanted back, as it is, with the next request.
+
+    ``redacted``: the provider shows no text; ``signature`` holds it in a form only it can read.
+    """
+
+    text: str = ""
+    signature: str = ""
+    redacted: bool = False
+
+
 class ChatMessage(Struct, frozen=True, kw_only=True):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     tool_calls: tuple[ToolCall, ...] | UnsetType = UNSET
     #: On a ``tool`` message: the call it answers.
     tool_call_id: str | UnsetType = UNSET
+    #: On an ``assistant`` message: what the model thought before it.
+    thoughts: tuple[Thought, ...] | UnsetType = UNSET
 
 
 class ToolDefinition(Struct, frozen=True, kw_only=True):

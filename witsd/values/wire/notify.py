@@ -23,3 +23,5 @@ class ProgressNotification(Struct, frozen=True, kw_only=True):
     message: str | UnsetType = UNSET
     #: The next piece of a text that is being produced.
     delta: str | UnsetType = UNSET
+    #: The next piece of the reasoning that stands beside that text.
+    thought: str | UnsetType = UNSET
