@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import apsw
+import apsw.aio
 import attrs
 import trio
 
@@ -99,6 +100,8 @@ async def open_store(
     Raises ``SchemaError`` for a file that cannot be used, ``StorageError`` for one that cannot be opened.
     """
     opened: list[Any] = []
+    # Said outright: to find out, APSW reads trio's package metadata, for which Python loads its email and zip modules.
+    apsw.async_controller.set(apsw.aio.Trio)  # type: ignore[arg-type]  # its stub says otherwise
     try:
         try:
             writer = await apsw.Connection.as_async(str(path))

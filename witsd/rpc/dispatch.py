@@ -6,7 +6,6 @@ would get wrong here is kept from it: exceptions are mapped before it could put 
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 from collections import OrderedDict
@@ -222,6 +221,8 @@ class Dispatcher:
         if call.actor.kind == "anonymous":
             return _as_result(_unauthenticated())
         shown = name[:_SHOWN]
+        import difflib  # needed only by who mistypes
+
         near = difflib.get_close_matches(shown, self._table, n=1)
         which = f"did you mean {near[0]}?" if near else "rpc.discover tells which there are"
         return _as_result(MethodNotFound(f"Method not found: {shown}; {which}", near=near))

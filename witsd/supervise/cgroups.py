@@ -303,17 +303,19 @@ def remove(top: Path, host: Host, deadline_s: float = 2.0, *, below_only: bool =
 
 def search(mount: Path, name: str) -> list[Path]:
     """The groups of that name anywhere in a hierarchy. Blocks: some milliseconds on a machine with systemd."""
-    found, level, seen = [], [mount], 0
+    # By strings: a Path keeps each name of it for good.
+    found: list[Path] = []
+    level, seen = [str(mount)], 0
     for _ in range(_SEARCH_DEPTH):
-        following: list[Path] = []
+        following: list[str] = []
         for group in level:
             try:
-                below = [Path(entry.path) for entry in os.scandir(group) if entry.is_dir(follow_symlinks=False)]
+                below = [entry for entry in os.scandir(group) if entry.is_dir(follow_symlinks=False)]
             except OSError:
                 continue
             seen += len(below)
-            found += [path for path in below if path.name == name]
-            following += [path for path in below if path.name != name]
+            found += [Path(entry.path) for entry in below if entry.name == name]
+            following += [entry.path for entry in below if entry.name != name]
             if seen > _SEARCH_GROUPS:
                 return found
         level = following

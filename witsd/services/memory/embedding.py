@@ -137,7 +137,8 @@ class Embedding:
     async def _begin(self, name: str, result: ModelsEmbedResult | None = None) -> vectors.Generation:
         """The generation of the model that ``name`` leads to: what it is called, only its answer says."""
         if result is None:
-            result = await self._embedders.find(name).embed(("a first text",))
+            # `hash` needs no text to say what it is, and its tables are not made before they are needed.
+            result = await self._embedders.find(name).embed(() if name == HASH else ("a first text",))
         model, digest, dimensions = result.model, result.digest, result.dimensions
         return await self._journal.write(lambda tx: vectors.begin(tx, name, model, digest, dimensions))
 
