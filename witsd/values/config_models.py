@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-ProviderKind = Literal["openai", "anthropic", "offline", "scripted"]
+ProviderKind = Literal["openai", "anthropic", "offline", "scripted", "replay"]
 
 #: A provider's name comes before the ``/`` in ``provider/model``, so it may hold none itself.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -33,7 +33,8 @@ class ProviderConfig:
     Anthropic's own, and ``ANTHROPIC_API_KEY`` where no key is named). ``max_tokens``: of an answer, where a call
     does not say. ``thinking``: the model may reason first, for ``thinking_tokens`` tokens, or with 0 for as long as
     it sees fit (which models before Claude 4.6 cannot).
-    ``scripted``: plays the file ``script``. ``timeout_s``: the longest silence to bear from the server;
+    ``scripted``: plays the file ``script``. ``replay``: answers from the file ``cassette``, to which ``record``,
+    a provider or PROVIDER/MODEL, adds what it lacks. ``timeout_s``: the longest silence to bear from the server;
     ``connect_timeout_s``: to be connected; ``retries``: how often a call is tried again.
     ``streams = false``: never ask the server for a stream.
     Raises ``ValueError`` naming the field.
@@ -47,6 +48,8 @@ class ProviderConfig:
     api_key_credential: str = ""
     models: tuple[str, ...] = ()
     script: str = ""
+    cassette: str = ""
+    record: str = ""
     timeout_s: float = 120
     connect_timeout_s: float = 10
     retries: int = 2
@@ -62,6 +65,10 @@ class ProviderConfig:
             _check_base_url(self.base_url)
         if self.kind == "scripted" and not self.script:
             raise ValueError(f"`script` is required for the scripted provider {self.name!r}")
+        if self.kind == "replay" and not self.cassette:
+            raise ValueError(f"`cassette` is required for the replay provider {self.name!r}")
+        if self.record and self.kind != "replay":
+            raise ValueError("`record` is for kind 'replay'")
         if self.api_key_credential and not _CREDENTIAL.fullmatch(self.api_key_credential):
             raise ValueError("`api_key_credential` is the plain name of a credential, not a path")
         if self.api_key_env and not _VARIABLE.fullmatch(self.api_key_env):

@@ -17,6 +17,7 @@ from witsd.services.models.keys import Environment, read_environment, read_key
 from witsd.services.models.offline import OfflineProvider
 from witsd.services.models.openai import OPENAI_URL, OpenAIProvider, system_jitter
 from witsd.services.models.provider import Provider
+from witsd.services.models.replay import ReplayProvider
 from witsd.services.models.scripted import ScriptedProvider
 from witsd.values.clock import Clock
 from witsd.values.config_models import ModelsConfig, ProviderConfig, ProviderKind
@@ -85,6 +86,13 @@ def find_providers(
             empty_hint=f"name one as `models` of [providers.{provider.name}]",
         )
 
+    def beside(path: str) -> Path:
+        file = Path(path).expanduser()
+        return file if file.is_absolute() else config_dir / file
+
+    def named(name: str) -> Provider | None:
+        return next((provider for provider in found if provider.name == name), None)
+
     found: list[Provider] = []
     for provider in config.providers:
         match provider.kind:
@@ -93,8 +101,9 @@ def find_providers(
             case "anthropic":
                 found.append(anthropic(provider))
             case "scripted":
-                path = Path(provider.script).expanduser()
-                found.append(ScriptedProvider(provider, path if path.is_absolute() else config_dir / path))
+                found.append(ScriptedProvider(provider, beside(provider.script)))
+            case "replay":
+                found.append(ReplayProvider(provider, beside(provider.cassette), named))
             case "offline":
                 found.append(OfflineProvider(clock, provider.name))
     if "openai" not in taken:
