@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.agents import begin
 from tests.support.daemon import Daemon
 from tests.support.processes import no_zombies, of_daemon, wait_for, wait_gone
 from tests.support.wire import RpcError, Wire, wire
@@ -91,6 +92,19 @@ def test_exec_service_log_is_kept_numbered_and_followed(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         c.subscribe("log:svc", since={"log:svc": 4})
         assert c.until("log.line")["seq"] == 5, "numbering goes on across a restart"
+
+
+def test_stopping_an_agent_ends_the_processes_of_its_runs(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        define(c, "sleeper", ["sleep", "1000"], kind="exec", run_per_request=True, limits={"concurrency": 1})
+        c.subscribe("run:*")
+        runs = [begin(c, "sleeper") for _ in range(2)]
+        c.until("run.started")
+        assert c.call("agents/stop", name="sleeper")["state"] == "inactive"
+        for run_id in runs:
+            run = c.call("runs/get", run_id=run_id)
+            assert (run["status"], run["reason"]) == ("cancelled", "the agent was stopped")
+        assert of_daemon(daemon.home) == []
 
 
 def test_exec_run_per_request(daemon: Daemon) -> None:

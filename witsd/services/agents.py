@@ -76,7 +76,10 @@ class Agents:
         return unit.view()
 
     async def stop(self, actor: Actor, params: wire.AgentsControlParams) -> wire.Agent:
+        """With ``run_per_request`` its runs are its processes: they are cancelled."""
         unit = await self._supervisor.stop(params.name, wait=params.wait, timeout_s=params.timeout_s)
+        if unit.spec.run_per_request:
+            await self._runs.end_all_of(params.name, "the agent was stopped", wait=params.wait)
         return unit.view()
 
     async def restart(self, actor: Actor, params: wire.AgentsControlParams) -> wire.Agent:

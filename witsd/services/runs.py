@@ -230,12 +230,12 @@ class Runs:
         """How many runs their agents are working on."""
         return sum(self._running.values())
 
-    async def end_all_of(self, agent: str, reason: str) -> None:
-        """Cancel every run of an agent and return when they are over."""
+    async def end_all_of(self, agent: str, reason: str, *, wait: bool = True) -> None:
+        """Cancel every run of an agent and, unless told not to ``wait``, return when they are over."""
         ending = [run for run in self.book.live.values() if run.agent == agent]
         for run in ending:
             self.stop(run, "cancelled", reason)
-        for run in ending:
+        for run in ending if wait else ():
             await run.done.wait()
 
     def forget_session(self, session_id: str) -> None:

@@ -67,8 +67,8 @@ class Hierarchy:
 def hierarchies(proc: Path) -> tuple[Hierarchy, ...]:
     """Every hierarchy that is mounted and in which our own group can be reached."""
     try:
-        membership = (proc / "cgroup").read_text()
-        mounts = (proc / "mountinfo").read_text()
+        membership = (proc / "cgroup").read_text(errors="surrogateescape")
+        mounts = (proc / "mountinfo").read_text(errors="surrogateescape")
     except OSError:
         return ()
     paths: dict[frozenset[str], str] = {}
