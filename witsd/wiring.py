@@ -45,6 +45,9 @@ from witsd.services.models.embedders import Embedders
 from witsd.services.runs import open_runs
 from witsd.services.sessions import Sessions
 from witsd.services.system import System
+from witsd.services.tools.reach import Reach
+from witsd.services.tools.registry import Registry
+from witsd.services.tools.tools import Tools
 from witsd.supervise import definitions
 from witsd.supervise.containment import Containment, find
 from witsd.supervise.identity import boot_id
@@ -213,6 +216,9 @@ async def wired(
         runs = await enter(open_runs(journal, supervisor, clock, ids))
         embedders = Embedders(supervisor, models)
         memory = await enter(open_memory(journal, runs, embedders, clock, ids, settings.retention))
+        registry = Registry(journal, supervisor)
+        await registry.recall()
+        reach = Reach(supervisor=supervisor, runs=runs, memory=memory)
         events = await enter(
             open_events(
                 journal,
@@ -251,6 +257,7 @@ async def wired(
             embedders=embedders,
             memory=memory,
             blocks=Blocks(journal, memory.run_of),
+            tools=Tools(registry, reach, clock, ids, paths.data_dir / "tools-run"),
             access=access,
             backups=Backups(journal, clock, cipher),
         )

@@ -236,8 +236,8 @@ def _struct(cls: type, names: _Names) -> str:
     options = ["frozen=True", "kw_only=True"]
     if "protocol_version" not in hints:
         options.append("omit_defaults=True")
-    if cls in schema.ITEM_TYPES:
-        config = cast(type[msgspec.Struct], cls).__struct_config__
+    config = cast(type[msgspec.Struct], cls).__struct_config__
+    if config.tag is not None:
         options += [f"tag_field={_quote(config.tag_field)}", f"tag={_quote(config.tag)}"]
     head = f"class {cls.__name__}(Struct, {', '.join(options)}):"
     if len(head) > 110:

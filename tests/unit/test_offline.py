@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.doubles.clock import FakeClock
-from witsd.services.models.arithmetic import ArithmeticFault, evaluate, find_expression, shown
+from witsd.services.models.arithmetic import evaluate, find_expression, shown
+from witsd.services.models.arithmetic_functions import ArithmeticFault
 from witsd.services.models.offline import OfflineProvider, reply
 from witsd.services.models.offline_tools import readable
 from witsd.values.wire.common import UNSET
@@ -226,7 +227,7 @@ def test_arithmetic_is_exact(expression: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["", "1+", "(1", "1)", "2**99999", "9**9**9", "1/0", "0**-1", "2**0.5",
+    "expression", ["", "1+", "(1", "1)", "2**99999", "9**9**9", "1/0", "0**-1",
                    "1e9999", "a+1", "1 2", "(" * 400, "1" * 501, "__import__('os')"],
 )  # fmt: skip
 def test_arithmetic_refuses_what_has_no_bounded_value(expression: str) -> None:

@@ -150,8 +150,13 @@ CREATE TABLE blocks(
     run_id TEXT, time_us INTEGER NOT NULL, PRIMARY KEY (agent, name, version)) WITHOUT ROWID;
 """
 
+_STEP_3 = """
+-- What an agent offered when it was last started, as it said it, so that a call can start it.
+CREATE TABLE agent_tools(agent TEXT PRIMARY KEY, tools BLOB NOT NULL) WITHOUT ROWID;
+"""
+
 #: Step n (counting from 1) brings ``user_version`` from n - 1 to n.
-STEPS: tuple[str, ...] = (_STEP_1, _STEP_2)
+STEPS: tuple[str, ...] = (_STEP_1, _STEP_2, _STEP_3)
 
 
 class SchemaError(Exception):

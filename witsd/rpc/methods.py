@@ -22,6 +22,7 @@ from witsd.values.wire import native as n
 from witsd.values.wire import runs as r
 from witsd.values.wire import sessions as s
 from witsd.values.wire import system as y
+from witsd.values.wire import tools as t
 from witsd.values.wire.common import Empty
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from witsd.services.runs import Runs
     from witsd.services.sessions import Sessions
     from witsd.services.system import System
+    from witsd.services.tools.tools import Tools
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +54,7 @@ class Services:
     embedders: Embedders
     memory: Memory
     blocks: Blocks
+    tools: Tools
     access: Access
     backups: Backups
 
@@ -91,6 +94,7 @@ class Notification:
 def method_table(v: Services) -> dict[str, Method]:
     """The methods bound to their services, by wire name, in the order the reference shows them."""
     read, chat, memory, agents, admin = Scope.READ, Scope.CHAT, Scope.MEMORY, Scope.AGENTS, Scope.ADMIN
+    tools = Scope.TOOLS
     rows = (
         Method("initialize", y.InitializeParams, y.InitializeResult,
                "Agree on the version, learn the limits, present a token",
@@ -179,6 +183,10 @@ def method_table(v: Services) -> dict[str, Method]:
                lambda c, p: v.models.complete(c.actor, p, c.progress), scope=chat, agents=True),
         Method("models/embed", m.ModelsEmbedParams, m.ModelsEmbedResult, "Texts as vectors, by the model that memory uses or another",
                lambda c, p: v.embedders.embed(c.actor, p), scope=chat, agents=True),
+        Method("tools/list", t.ToolsListParams, t.ToolPage, "The tools the caller may use, and why one is not available",
+               lambda c, p: v.tools.list(c.actor, p), scope=tools, agents=True),
+        Method("tools/call", t.ToolsCallParams, t.ToolsCallResult, "Call a tool; one that fails says so in its answer",
+               lambda c, p: v.tools.call(c.actor, p), scope=tools, agents=True),
         Method("memory/add", w.MemoryAddParams, w.MemoryAdded, "Remember a text; found by its words at once, by its meaning soon after",
                lambda c, p: v.memory.add(c.actor, p), scope=memory, agents=True),
         Method("memory/search", w.MemorySearchParams, w.MemorySearchResult, "Find by words and by meaning; each hit says why",

@@ -23,6 +23,7 @@ from witsd.values.errors import WitsdError, error_types
 from witsd.values.wire import events as e
 from witsd.values.wire import models as m
 from witsd.values.wire import native as n
+from witsd.values.wire import tools as t
 from witsd.values.wire.common import Empty
 from witsd.values.wire.event_types import EVENT_TYPES
 from witsd.values.wire.notify import CancelledNotification, ProgressNotification
@@ -62,6 +63,8 @@ NATIVE = (
             "Do a piece of work; the result ends the run"),
     Message("models/embed", "to_agent", m.ModelsEmbedParams, m.ModelsEmbedResult,
             "Texts as vectors; for agents whose capabilities say embeddings"),
+    Message("tools/call", "to_agent", t.AgentToolCallParams, t.ToolsCallResult,
+            "Run a tool that the agent offered at initialize"),
     Message("ping", "to_agent", n.PingParams, n.PingResult, "Proof of life, answered by the work loop"),
     Message("shutdown", "to_agent", Empty, Empty, "Finish and exit"),
     Message("notifications/session_closed", "to_agent", n.SessionClosedNotification, None,

@@ -33,6 +33,7 @@ from witsd.values.ids import SessionId
 from witsd.values.spec import AgentSpec
 from witsd.values.wire.agents import AgentHealth
 from witsd.values.wire.common import Empty
+from witsd.values.wire.models import ToolDefinition
 from witsd.values.wire.native import (
     AgentIdentity,
     AgentInitializeParams,
@@ -72,6 +73,9 @@ class Keeper(Protocol):
 
     def record(self, *, publish: bool) -> None:
         """Write down which process it is."""
+
+    def offer(self, tools: tuple[ToolDefinition, ...]) -> None:
+        """It has said which tools it has."""
 
 
 @attrs.define(eq=False)
@@ -277,6 +281,7 @@ class Living:
             self.keeper.tell(Broken(f"speaks protocol {result.protocol_version!r}, not {PROTOCOL_VERSION!r}"))
             return
         self.link = link
+        self.keeper.offer(result.tools)
         self.keeper.set_health("ok")
         self.keeper.tell(Ready())
 

@@ -40,6 +40,7 @@ from witsd.values.spec import AgentSpec
 from witsd.values.wire.agents import Agent, AgentContainer, AgentHealth
 from witsd.values.wire.common import UNSET, UnsetType
 from witsd.values.wire.event_types import AgentHealthData, AgentLogData, AgentStateData
+from witsd.values.wire.models import ToolDefinition
 
 log = logging.getLogger("witsd.supervise")
 _encode = msgspec.json.Encoder().encode
@@ -76,6 +77,8 @@ class Unit:
     #: The process that an external one is, or was last.
     sighted: Identity | None = None
     since_us: int = 0
+    #: The tools it offered when it was last started, maybe to the daemon before this one.
+    offers: tuple[ToolDefinition, ...] = ()
     #: Counts processes, so that what was said to one is known not to have reached the next.
     generation: int = 0
     #: Runs that hold it up; an on-demand agent with none is stopped after ``idle_stop_s``.
@@ -401,6 +404,13 @@ class Unit:
             entry(f"agent:{self.name}", "agent.health", data),
             statements=(("UPDATE agents SET health = ? WHERE name = ?", (health, self.spec.name)),),
         )
+
+    def offer(self, tools: tuple[ToolDefinition, ...]) -> None:
+        """Keep what it offers: a call of one of its tools starts it, also after a restart of the daemon."""
+        if tools != self.offers:
+            self.offers = tools
+            sql = "INSERT OR REPLACE INTO agent_tools VALUES (?,?)"
+            self.shared.journal.append_nowait(statements=((sql, (self.spec.name, _encode(tools))),))
 
     def warn(self, what: str, text: str, count: int = 1) -> None:
         """Put a warning into the agent's stream, each kind of it at most once a minute."""

@@ -21,14 +21,16 @@ pytestmark = pytest.mark.anyio
 async def test_declares_itself() -> None:
     agent = Agent("mine", version="3")
     agent.skill("digest", "digests", {"type": "object"})
-    agent.tool("count", "counts")
+    agent.add_tool("count", "counts", {}, lambda arguments: len(arguments))
     async with hosted(agent) as host:
         result = await host.initialize({"depth": 3})
         assert result == {
             "protocol_version": "1",
             "agent_info": {"name": "mine", "version": "3"},
             "capabilities": {"sessions": False, "embeddings": False},
-            "tools": [{"name": "count", "description": "counts", "input_schema": {}}],
+            "tools": [
+                {"name": "count", "description": "counts", "input_schema": {}, "read_only": False, "parallel": False}
+            ],
             "skills": [{"name": "digest", "description": "digests", "input_schema": {"type": "object"}}],
         }
         assert (agent.name, agent.options, agent.grants.tools) == ("given", {"depth": 3}, ("*",))

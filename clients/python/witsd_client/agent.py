@@ -41,6 +41,7 @@ from witsd_client.generated import (
     PROTOCOL_VERSION,
     AgentIdentity,
     AgentInitializeParams,
+    AgentToolCallParams,
     Api,
     Grants,
     ModelsEmbedParams,
@@ -53,6 +54,7 @@ from witsd_client.run import Run, current_run
 from witsd_client.session import Session, SessionTask
 from witsd_client.taskgroups import open_background
 from witsd_client.threads import SyncRun, SyncSession, run_in_own_thread
+from witsd_client.tools import OfferedTool
 from witsd_client.transport import DescriptorTransport, Transport
 
 T = TypeVar("T")
@@ -125,7 +127,7 @@ class Agent:
         self._session_handler: Callable[[Any], Any] | None = None
         self._embed_handler: Callable[[Any], Any] | None = None
         self._skills: list[dict[str, Any]] = []
-        self._tools: list[dict[str, Any]] = []
+        self._tools: dict[str, OfferedTool] = {}
         self._sessions: dict[str, SessionTask] = {}
         self._connection: Connection | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -168,12 +170,50 @@ class Agent:
             skill["input_schema"] = dict(input_schema)
         self._skills.append(skill)
 
+    @overload
+    def tool(self, function: H) -> H: ...
+    @overload
     def tool(
-        self, name: str, description: str = "", input_schema: Mapping[str, Any] | None = None
+        self, *, name: str = ..., description: str = ..., read_only: bool = ..., parallel: bool = ...
+    ) -> Callable[[H], H]: ...
+    def tool(
+        self,
+        function: Any = None,
+        *,
+        name: str = "",
+        description: str = "",
+        read_only: bool = False,
+        parallel: bool = False,
+    ) -> Any:
+        """Decorator: a typed function becomes a tool that this agent brings, as ``AGENT__NAME``.
+
+        Its signature is the schema; its docstring says what it does and, in lines ``argument: ...``, what each
+        argument is. ``read_only``: it changes nothing, so that nobody need be asked before a call. ``parallel``:
+        several calls may run at once. A plain function runs in a thread. What it returns is the answer: text, or
+        anything that JSON can say; what it raises is told to the model.
+        """
+
+        def add(function: H) -> H:
+            tool = OfferedTool.of(function, name, description, read_only=read_only, parallel=parallel)
+            self._tools[tool.name] = tool
+            return function
+
+        return add if function is None else add(function)
+
+    def add_tool(
+        self,
+        name: str,
+        description: str,
+        input_schema: Mapping[str, Any],
+        handler: Callable[..., Any],
+        *,
+        read_only: bool = False,
+        parallel: bool = False,
     ) -> None:
-        """Declare a tool this agent brings."""
-        schema = {} if input_schema is None else dict(input_schema)
-        self._tools.append({"name": name, "description": description, "input_schema": schema})
+        """Bring a tool with a schema of its own: ``handler(arguments)``, or a function that takes them by name."""
+        self._tools[name] = OfferedTool(
+            name, description, input_schema, handler, read_only=read_only, parallel=parallel
+        )
 
     # ---- what handlers may ask ------------------------------------------------------------------------
 
@@ -262,6 +302,8 @@ class Agent:
                 return self._admit(msgspec.json.decode(params, type=RunsExecuteParams))
             case "models/embed":
                 return self._embedding(msgspec.json.decode(params, type=ModelsEmbedParams))
+            case "tools/call":
+                return self._tool_call(msgspec.json.decode(params, type=AgentToolCallParams))
             case "ping":
                 return _answering({"nonce": msgspec.json.decode(params, type=PingParams).nonce})
             case "initialize":
@@ -282,7 +324,7 @@ class Agent:
                 "sessions": self._session_handler is not None,
                 "embeddings": self._embed_handler is not None,
             },
-            "tools": self._tools,
+            "tools": [tool.definition for tool in self._tools.values()],
             "skills": self._skills,
         }
 
@@ -361,6 +403,16 @@ class Agent:
             return ModelsEmbedResult(vectors=vectors, dimensions=dimensions, model=self.name)
 
         return answer
+
+    def _tool_call(self, params: AgentToolCallParams) -> Callable[[], Awaitable[Any]]:
+        tool = self._tools.get(params.name)
+        if tool is None:
+            raise MethodNotFound(f"{self.name} has no tool {params.name!r}")
+
+        def in_thread(function: Callable[[], Any]) -> Awaitable[Any]:
+            return run_in_own_thread(self.portal, function, f"tool {params.name}")
+
+        return lambda: tool.call(params.arguments, in_thread)
 
     def _session_task(self, params: RunsExecuteParams) -> SessionTask:
         if params.session_id is UNSET:

@@ -137,6 +137,7 @@ if TYPE_CHECKING:
     ModelKind = Literal["chat", "embedding"]
     ChatMessageRole = Literal["system", "user", "assistant", "tool"]
     FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+    Policy = Literal["allow", "ask", "deny"]
     MemoryKind = Literal["turn", "fact", "preference", "summary", "document"]
     MemoryMode = Literal["hybrid", "semantic", "keyword"]
     MemoryInclude = Literal["superseded", "expired"]
@@ -181,6 +182,7 @@ else:
     ModelKind = str
     ChatMessageRole = str
     FinishReason = str
+    Policy = str
     MemoryKind = str
     MemoryMode = str
     MemoryInclude = str
@@ -1061,9 +1063,13 @@ class ChatMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ToolDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool as a model is told of it; ``read_only`` and ``parallel`` are what an agent says of its own."""
+
     name: str
     description: str = ""
     input_schema: dict[str, Any] = {}
+    read_only: bool = False
+    parallel: bool = False
 
 
 class ModelsCompleteParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1109,6 +1115,92 @@ class ModelsEmbedResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dimensions: int
     model: str
     digest: str = ""
+
+
+class ToolsListParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``available``: those alone that can be called now."""
+
+    cursor: str | None = None
+    limit: int = 100
+    available: bool = False
+
+
+class ToolAnnotations(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``read_only``: it changes nothing and reaches nobody. ``parallel``: calls of one turn may run
+    side by side.
+    """
+
+    read_only: bool = False
+    parallel: bool = False
+
+
+class Tool(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``source``: ``built in``, ``package:NAME``, ``agent:NAME`` or ``defined``. ``policy``: what a
+    call of the asking actor comes to where no argument pattern says otherwise. One that is not
+    ``available`` says why in ``reason``.
+    """
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+    source: str
+    policy: Policy
+    annotations: ToolAnnotations = ToolAnnotations()
+    available: bool = True
+    output_schema: dict[str, Any] | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+
+
+class ToolPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    items: tuple[Tool, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+class ToolsCallParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``run_id``, for an agent: the run of its own that the call is an item of. ``cwd``: where
+    relative paths start for a caller without a run. ``timeout_s`` bounds the whole call with a
+    person's approval in it.
+    """
+
+    name: str
+    arguments: dict[str, Any] = {}
+    run_id: str | None = None
+    cwd: str | None = None
+    timeout_s: float | None = None
+    idempotency_key: str | None = None
+
+
+class TextContent(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="text"):
+    """Text, as a model reads it."""
+
+    text: str
+
+
+class ImageContent(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="image"):
+    """An image: ``data`` is base64."""
+
+    data: str
+    mime_type: str
+
+
+class ResourceLink(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="resource_link"
+):
+    """Something to be fetched: an artifact of the run has ``artifact:ID``, which ``artifacts/get``
+    takes.
+    """
+
+    uri: str
+    name: str
+    mime_type: str = "application/octet-stream"
+
+
+class ToolsCallResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``is_error``: the tool has failed or refused its input, and ``content`` says why."""
+
+    content: tuple[TextContent | ImageContent | ResourceLink, ...] = ()
+    structured_content: Any = UNSET
+    is_error: bool = False
 
 
 class MemorySource(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1709,6 +1801,18 @@ class RunsExecuteParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class RunsExecuteResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     output: Any = None
+
+
+class AgentToolCallParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """From the daemon to the agent that offers the tool, as ``tools/call``; the answer is a
+    ``ToolsCallResult``.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    call_id: str
+    #: Who calls: ``owner``, ``agent:NAME`` ...
+    actor: str
 
 
 class PingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -2501,6 +2605,49 @@ class ModelsApi:
         return await self._call("models/embed", params, ModelsEmbedResult)
 
 
+class ToolsApi:
+    """``tools/*``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def list(
+        self,
+        *,
+        cursor: str | None | UnsetType = UNSET,
+        limit: int | UnsetType = UNSET,
+        available: bool | UnsetType = UNSET,
+    ) -> ToolPage:
+        """The tools the caller may use, and why one is not available."""
+        params = _given(
+            cursor=cursor,
+            limit=limit,
+            available=available,
+        )
+        return await self._call("tools/list", params, ToolPage)
+
+    async def call(
+        self,
+        *,
+        name: str,
+        arguments: dict[str, Any] | UnsetType = UNSET,
+        run_id: str | None | UnsetType = UNSET,
+        cwd: str | None | UnsetType = UNSET,
+        timeout_s: float | None | UnsetType = UNSET,
+        idempotency_key: str | None | UnsetType = UNSET,
+    ) -> ToolsCallResult:
+        """Call a tool; one that fails says so in its answer."""
+        params = _given(
+            name=name,
+            arguments=arguments,
+            run_id=run_id,
+            cwd=cwd,
+            timeout_s=timeout_s,
+            idempotency_key=idempotency_key,
+        )
+        return await self._call("tools/call", params, ToolsCallResult)
+
+
 class MemoryApi:
     """``memory/*``."""
 
@@ -2876,6 +3023,7 @@ class Api:
         self.sessions = SessionsApi(call)
         self.events = EventsApi(call)
         self.models = ModelsApi(call)
+        self.tools = ToolsApi(call)
         self.memory = MemoryApi(call)
         self.blocks = BlocksApi(call)
         self.auth = AuthApi(call)

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from witsd_client.errors import AgentFailed, LimitExceeded, RequestCancelled, RunCancelled, WitsdError
-from witsd_client.generated import HistoryTurn, RunInput, RunsExecuteParams, SessionSettings
+from witsd_client.generated import HistoryTurn, RunInput, RunsExecuteParams, SessionSettings, TextContent
 from witsd_client.memory import AgentMemory
 
 if TYPE_CHECKING:
@@ -89,6 +89,22 @@ class Run:
     def said(self) -> str:
         """The answer so far."""
         return "".join(self._texts["message"][1]) if "message" in self._texts else ""
+
+    async def tool(self, name: str, /, **arguments: Any) -> Any:
+        """Call a tool; the call shows in the run. Returns its value: what is structured, else its text.
+
+        Raises ``AgentFailed`` where the tool itself fails or refuses its input, and the error of the call for an
+        unknown tool (``NotFound``), arguments that do not fit (``InvalidParams``), a missing grant or a person's no
+        (``PermissionDenied``), ``Timeout``.
+        """
+        result = await self.client.tools.call(name=name, arguments=arguments, run_id=self.run_id)
+        text = "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+        if result.is_error:
+            raise AgentFailed(f"{name}: {text}", {"reason": text, "tool": name})
+        if result.structured_content is UNSET:
+            return text
+        value = result.structured_content
+        return value["result"] if isinstance(value, dict) and value.keys() == {"result"} else value
 
     # ---- answering ------------------------------------------------------------------------------------
 

@@ -113,6 +113,10 @@ class SyncRun:
         """Count what a model call used: see ``Run.usage``."""
         self._do(lambda: self._run.usage(**figures))
 
+    def tool(self, name: str, /, **arguments: Any) -> Any:
+        """Call a tool: see ``Run.tool``."""
+        return self._do(lambda: self._run.tool(name, **arguments))
+
     def ask_user(
         self, message: str, schema: Mapping[str, Any] | None = None, timeout_s: float | None = None
     ) -> Any:

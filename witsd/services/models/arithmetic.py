@@ -1,22 +1,34 @@
-"""Exact arithmetic on text: ``evaluate("2 * (3 + 0.1)")``. Fractions, no floats, no ``eval``.
+"""Arithmetic on text: ``evaluate("2 * (3 + 0.1)")``, by a parser, never ``eval``.
 
 Grammar: ``+ - * / // % ** ^``, parentheses, decimals, exponents (``1e6``), a percent sign behind a
-number (``12%``), and ``of`` for percent (``12% of 80``). Every size is bounded.
+number (``12%``), ``of`` for percent (``12% of 80``), the functions and constants of ``arithmetic_functions``.
+Exact wherever the value is rational: fractions, never floats. Only what has no exact value (a root, a sine) is a
+float from there on. Every size is bounded, before it is computed.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from witsd.services.models.arithmetic_functions import (
+    CONSTANTS,
+    FUNCTIONS,
+    ArithmeticFault,
+    Number,
+    bounded,
+    power,
+)
+
 _MAX_CHARS = 500
 _MAX_DEPTH = 50
-_MAX_BITS = 8192
-_MAX_EXPONENT = 2000
 
 _TOKEN = re.compile(
-    r"\s*(?:(\d+(?:\.\d*)?(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?)|(\*\*|//|[-+*/%^()]|of))", re.I
+    r"\s*(?:(\d+(?:\.\d*)?(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?)"
+    r"|(\*\*|//|[-+*/%^(),]|[a-z][a-z0-9_]*))",
+    re.I,
 )
 _SIGNS = str.maketrans({"\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u2212": "-", "\N{EN DASH}": "-"})
 _WORDS = (
@@ -37,23 +49,24 @@ _CANDIDATE = re.compile(r"(?i)[-+(]*[\d.](?:of\b|e[+-]?\d|[\d\s.+\-*/%^()])*")
 _DATE_OR_PHONE = re.compile(r"\s*(?:\d{1,4}-\d{1,4}-\d{1,4}|\d{3}-\d{4}|\d{1,2}/\d{1,2}/\d{2,4})\s*")
 
 
-class ArithmeticFault(ValueError):
-    """The text is no expression, or its value is out of bounds; the message says which."""
-
-
-def evaluate(text: str) -> Fraction:
-    """The exact value. Raises ``ArithmeticFault``."""
+def evaluate(text: str) -> Number:
+    """The value, a ``Fraction`` where it is exact. Raises ``ArithmeticFault``."""
     if len(text) > _MAX_CHARS:
         raise ArithmeticFault(f"an expression of more than {_MAX_CHARS} characters")
-    parser = _Parser(_tokens(text))
+    parser = _Parser(_tokens(text.translate(_SIGNS)))
     value = parser.sum(0)
     if parser.peek():
         raise ArithmeticFault(f"unexpected {parser.peek()!r}")
     return value
 
 
-def shown(value: Fraction) -> str:
-    """An integer or a finite decimal as it is; else the fraction with its value rounded to 12 places."""
+def shown(value: Number) -> str:
+    """An integer or a finite decimal as it is; else the fraction with its value rounded to 12 places.
+
+    What is not exact has the fifteen digits that a float can be relied on for.
+    """
+    if isinstance(value, float):
+        return f"about {value:.15g}"
     if value.denominator == 1:
         return str(value.numerator)
     rest, places, divisor = value.denominator, 0, {2: 0, 5: 0}
@@ -124,51 +137,46 @@ class _Parser:
         self._at += 1
         return token
 
-    def sum(self, depth: int) -> Fraction:
+    def sum(self, depth: int) -> Number:
         return self._left(self._product, {"+": lambda a, b: a + b, "-": lambda a, b: a - b}, depth)
 
-    def _product(self, depth: int) -> Fraction:
+    def _product(self, depth: int) -> Number:
         return self._left(self._sign, {
             "*": lambda a, b: a * b, "of": lambda a, b: a * b, "/": _divide,
-            "//": lambda a, b: Fraction(_divide(a, b).__floor__()),
-            "%": lambda a, b: a - b * _divide(a, b).__floor__(),
+            "//": lambda a, b: Fraction(math.floor(_divide(a, b))),
+            "%": lambda a, b: a - b * math.floor(_divide(a, b)),
         }, depth)  # fmt: skip
 
     def _left(
         self,
-        operand: Callable[[int], Fraction],
-        signs: dict[str, Callable[[Fraction, Fraction], Fraction]],
+        operand: Callable[[int], Number],
+        signs: dict[str, Callable[[Number, Number], Number]],
         depth: int,
-    ) -> Fraction:
+    ) -> Number:
         value = operand(depth)
         while self.peek() in signs:
-            value = _bounded(signs[self.take()](value, operand(depth)))
+            sign, right = signs[self.take()], operand(depth)
+            try:
+                value = bounded(sign(value, right))
+            except OverflowError:
+                raise ArithmeticFault("too large") from None
         return value
 
-    def _sign(self, depth: int) -> Fraction:
+    def _sign(self, depth: int) -> Number:
         if depth > _MAX_DEPTH:
             raise ArithmeticFault("nested too deep")
         if self.peek() in ("+", "-"):
             return self._sign(depth + 1) if self.take() == "+" else -self._sign(depth + 1)
         return self._power(depth)
 
-    def _power(self, depth: int) -> Fraction:
+    def _power(self, depth: int) -> Number:
         base = self._atom(depth)
         if self.peek() not in ("**", "^"):
             return base
         self.take()
-        exponent = self._sign(depth + 1)
-        if exponent.denominator != 1:
-            raise ArithmeticFault("a power that is no whole number has no exact value")
-        power = exponent.numerator
-        if base == 0 and power < 0:
-            raise ArithmeticFault("divided by zero")
-        size = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if abs(power) > _MAX_EXPONENT or size * abs(power) > 2 * _MAX_BITS:
-            raise ArithmeticFault("too large")
-        return _bounded(Fraction(base) ** power)
+        return power(base, self._sign(depth + 1))
 
-    def _atom(self, depth: int) -> Fraction:
+    def _atom(self, depth: int) -> Number:
         head = self.take()
         if head == "(":
             value = self.sum(depth + 1)
@@ -177,29 +185,52 @@ class _Parser:
         elif head and (head[0].isdigit() or head[0] == "."):
             if len(head.partition("e")[2].lstrip("+-0")) > 3:
                 raise ArithmeticFault("too large")
-            value = _bounded(Fraction(head))
+            value = bounded(Fraction(head))
+        elif head in CONSTANTS:
+            value = CONSTANTS[head]
+        elif head in FUNCTIONS and self.peek() == "(":
+            value = self._call(head, depth)
         else:
             raise ArithmeticFault(f"unexpected {head!r}" if head else "something is missing at the end")
         # `50%` where no operand follows is a percentage, else it is the remainder.
         follows = self.peek(1)
         if self.peek() == "%" and (
-            follows in ("", ")", "of") or not (follows[0].isdigit() or follows[0] in "(.")
+            follows in ("", ")", ",", "of") or not (follows[0].isalnum() or follows[0] in "(.")
         ):
             self.take()
             value /= 100
         return value
 
+    def _call(self, name: str, depth: int) -> Number:
+        self.take()
+        given: list[Number] = []
+        while self.peek() != ")":
+            given.append(self.sum(depth + 1))
+            if self.peek() != ",":
+                break
+            self.take()
+        if self.take() != ")":
+            raise ArithmeticFault("a parenthesis is not closed")
+        least, most, function = FUNCTIONS[name]
+        if not least <= len(given) <= most:
+            wanted = str(least) if least == most else f"{least} or more"
+            raise ArithmeticFault(f"{name} takes {wanted} {'number' if most == 1 else 'numbers'}, not {len(given)}")
+        try:
+            return bounded(function(*given))
+        except OverflowError:
+            raise ArithmeticFault("too large") from None
+        except ZeroDivisionError:
+            raise ArithmeticFault("divided by zero") from None
+        except ValueError as error:
+            if isinstance(error, ArithmeticFault):
+                raise
+            raise ArithmeticFault(f"{name} has no value there") from None
 
-def _divide(a: Fraction, b: Fraction) -> Fraction:
+
+def _divide(a: Number, b: Number) -> Number:
     if b == 0:
         raise ArithmeticFault("divided by zero")
     return a / b
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS:
-        raise ArithmeticFault("too large")
-    return value
 
 
 def _decimal(value: Fraction, places: int) -> str:

@@ -17,7 +17,8 @@ import attrs
 import trio
 
 from witsd.services.memory.statements import attribute, facts, refers_back, statements, subject_of
-from witsd.services.models.arithmetic import ArithmeticFault, evaluate, find_expression, shown
+from witsd.services.models.arithmetic import evaluate, find_expression, shown
+from witsd.services.models.arithmetic_functions import ArithmeticFault
 from witsd.services.models.offline_memory import Memory, fitting, has_memory, recalled, remembered
 from witsd.services.models.offline_text import fenced, recall, summary, words
 from witsd.services.models.offline_tools import asked_tool, tool_answer

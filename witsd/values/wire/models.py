@@ -64,9 +64,13 @@ class ChatMessage(Struct, frozen=True, kw_only=True):
 
 
 class ToolDefinition(Struct, frozen=True, kw_only=True):
+    """A tool as a model is told of it; ``read_only`` and ``parallel`` are what an agent says of its own."""
+
     name: str
     description: str = ""
     input_schema: dict[str, Any] = field(default_factory=dict)
+    read_only: bool = False
+    parallel: bool = False
 
 
 class ModelsCompleteParams(Struct, frozen=True, kw_only=True):
