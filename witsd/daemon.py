@@ -187,6 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=settings.daemon.log_level.upper(),
         format="%(asctime)s %(levelname)s %(message)s",
     )
+    if settings.daemon.log_level != "debug":
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for each batch that a server embeds
     os.umask(0o077)
     announce = Announce(env, options.json)
     status = 0

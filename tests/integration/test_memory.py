@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import PATIENCE_S, Daemon
+from tests.support.daemon import Daemon
+from tests.support.memory import embedded
 from tests.support.wire import RpcError, Wire, wire
 
 
@@ -18,17 +19,6 @@ def add(c: Wire, text: str, namespace: str = "shared", **more: Any) -> str:
 
 def found(c: Wire, query: str, **more: Any) -> list[str]:
     return [hit["text"] for hit in c.call("memory/search", query=query, **more)["items"]]
-
-
-def embedded(c: Wire) -> dict[str, Any]:
-    """The figures once nothing is waiting for its vector."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        stats: dict[str, Any] = c.call("memory/stats")
-        if stats["to_embed"] == 0 and all(model["state"] == "current" for model in stats["models"]):
-            return stats
-        assert time.monotonic() < deadline, stats
-        time.sleep(0.02)
 
 
 def refused(c: Wire, method: str, **params: Any) -> RpcError:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_memory import add, embedded, found, refused
+from tests.integration.test_memory import add, found, refused
 from tests.support.agents import begin, define, play, wait
 from tests.support.daemon import PATIENCE_S, Daemon
 from tests.support.gate import gate
+from tests.support.memory import embedded
 from tests.support.wire import Wire, wire
 
 

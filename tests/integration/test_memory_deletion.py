@@ -8,9 +8,10 @@ from typing import Any
 import apsw
 import pytest
 
-from tests.integration.test_memory import add, embedded, found
+from tests.integration.test_memory import add, found
 from tests.support.agents import define, wait
 from tests.support.daemon import Daemon
+from tests.support.memory import embedded
 from tests.support.wire import Wire, wire
 
 #: Words that occur nowhere else; the text index would hold them stemmed, and cut at the front where they are alike.

@@ -262,7 +262,20 @@ def memory_stats(namespace: str | None, as_json: bool) -> None:
         state = "in use" if model["state"] == "current" else "being filled, takes over when it is done"
         fields([("model", f"{model['model']}, {model['dimensions']} numbers: {model['embedded']} embedded, {state}")])
     if found["to_embed"]:
-        note(f"{found['to_embed']} are found by their words only, so far: they are being embedded")
+        why = f"embedding fails: {one_line(found['trouble'])}" if "trouble" in found else "they are being embedded"
+        note(f"{found['to_embed']} are found by their words only, so far: {why}")
+
+
+@memory.command(name="reindex")
+@click.option("--embedder", metavar="NAME",
+              help="Use this one from now on: hash, an agent that embeds, or PROVIDER/MODEL; else the one in use.")
+def memory_reindex(embedder: str | None, as_json: bool) -> None:
+    """Embed all that is stored anew, in the background; searches go on meanwhile."""
+    found = call("memory/reindex", {} if embedder is None else {"embedder": embedder})
+    if as_json:
+        emit_json(found)
+        return
+    note(f"{found['embedder']} embeds from now on: `witsd memory stats` says how far it is")
 
 
 memory.add_command(memory_io.memory_import)

@@ -1597,7 +1597,9 @@ class MemoryModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MemoryStats(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``to_embed``: passages found by their words only, so far."""
+    """``to_embed``: passages found by their words only, so far; ``trouble``: why none is embedded at
+    the moment.
+    """
 
     records: int
     bytes: int
@@ -1611,11 +1613,13 @@ class MemoryStats(Struct, frozen=True, kw_only=True, omit_defaults=True):
     to_embed: int
     embedder: str
     models: tuple[MemoryModel, ...]
+    trouble: str | UnsetType = UNSET
 
 
 class MemoryReindexParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``embedder``: the one to use from now on: hash, the name of an agent that embeds, or
-    PROVIDER/MODEL.
+    PROVIDER/MODEL. Without it all that is stored is embedded anew by the one in use. Earlier
+    vectors are searched until that is done.
     """
 
     embedder: str | None = None

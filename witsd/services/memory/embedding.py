@@ -17,7 +17,7 @@ import trio
 from witsd.journal.journal import Journal, Tx
 from witsd.services.memory import hygiene, vectors
 from witsd.services.models.embedders import HASH, Embedders
-from witsd.values.errors import WitsdError
+from witsd.values.errors import ModelError, Timeout, WitsdError
 from witsd.values.wire.models import ModelsEmbedResult
 
 log = logging.getLogger("witsd.memory")
@@ -27,7 +27,13 @@ BATCH = 32
 MAX_CHARS = 8000
 #: Pauses after an embedder has failed, in seconds: from the first, doubled up to the last.
 RETRY_S, RETRY_MAX_S = 1.0, 60.0
+#: A question waits so long for its vector, in seconds; then words must do.
+QUESTION_S = 10.0
+#: What a server answers that has too much to do, whatever it is asked.
+_BUSY = (408, 425, 429, 503)
 _EMBEDDER = "memory.embedder"
+#: A text that every embedder can embed.
+_ANY = "a first text"
 
 
 @attrs.frozen
@@ -47,6 +53,13 @@ class Embedding:
     _wake: trio.Event = attrs.field(factory=trio.Event)
     #: Why nothing is embedded at the moment; empty while all is well.
     trouble: str = ""
+    #: Whether a question has shown that there is another model behind a name.
+    _replaced: bool = False
+    #: Whether the last batch was another model's than those before it.
+    _differed: bool = False
+    #: So many are embedded one by one, after a batch has failed; and the one that failed when it was alone.
+    _one_by_one: int = 0
+    _failed_alone: _Due | None = None
 
     @property
     def embedder(self) -> str:
@@ -82,10 +95,25 @@ class Embedding:
 
         await self._journal.write(work, then=chosen)
 
+    async def anew(self) -> None:
+        """Embed all that is stored once more; what there is goes on being searched until that is done."""
+        await self._journal.write(vectors.begin_anew, then=self.nudge)
+
     async def question(self, text: str, among: vectors.Generation) -> bytes:
-        """The vector of a question, for one generation. Raises ``ModelError`` and whatever else an embedder does."""
+        """The vector of a question, for one generation. Raises ``Timeout`` and whatever else an embedder does."""
         embedder = self._embedders.find(among.embedder)
-        result = await embedder.embed((text[:MAX_CHARS],), query=True)
+        result = None
+        with trio.move_on_after(QUESTION_S):
+            result = await embedder.embed((text[:MAX_CHARS],), query=True)
+        if result is None:
+            raise Timeout(f"it has not answered within {QUESTION_S:g} s")
+        if _other(among, result):
+            self._replaced = True
+            self.nudge()
+            raise ModelError(
+                f"{among.embedder} is another model by now, {result.model}, and what is stored is embedded anew first",
+                provider=among.embedder, status=None, retryable=True,
+            )  # fmt: skip
         return vectors.pack(result.vectors[0], among.dimensions, "the vector of the question")
 
     # ---- the task ---------------------------------------------------------------------------------------
@@ -117,28 +145,62 @@ class Embedding:
         name = self.embedder
         generations = await self._journal.store.read(vectors.generations)
         target = generations[-1] if generations else None
-        if target is None or target.embedder != name:
+        if target is None or target.embedder != name or self._replaced:
+            self._replaced = False
             target = await self._begin(name)
-        number = target.number
-        batch = await self._journal.store.read(lambda db: _due(db, number))
+        number, at_once = target.number, 1 if self._one_by_one else BATCH
+        batch = await self._journal.store.read(lambda db: _due(db, number, at_once))
         if batch:
-            result = await self._embedders.find(name).embed([due.text for due in batch])
-            if _other(target, result):
-                target = await self._begin(name, result)
-                return True
-            await self._journal.write(lambda tx: _store(tx, target, batch, result.vectors))
+            await self._embed(name, target, batch)
             return True
         if target.state == "building":
-            await self._journal.write(lambda tx: _take_over(tx, target))
-            log.info("memory.reindexed model=%s dimensions=%d", target.model, target.dimensions)
+            if await self._journal.write(lambda tx: _take_over(tx, target)):
+                log.info("memory.reindexed model=%s dimensions=%d", target.model, target.dimensions)
             return True
         return False
+
+    async def _embed(self, name: str, target: vectors.Generation, batch: Sequence[_Due]) -> None:
+        """Embed a batch and store its vectors, where they are of ``target``; else begin what they are of.
+
+        After a failure each is tried alone, so that the one of which no vector can be had is found and passed over.
+        """
+        embedder = self._embedders.find(name)
+        try:
+            result = await embedder.embed([due.text for due in batch])
+        except (ModelError, Timeout) as error:
+            if error.data.get("status") in _BUSY:
+                raise
+            if len(batch) > 1:
+                self._one_by_one = len(batch)
+                raise
+            (alone,) = batch
+            if self._failed_alone != alone:
+                self._failed_alone = alone
+                raise
+            await embedder.embed((_ANY,))  # raises where it is not the text that is at fault
+            log.warning("memory.text_not_embedded record=%d embedder=%s", alone.rowid, name)
+            await self._journal.write(lambda tx: _pass_over(tx, target, alone))
+            return
+        self._one_by_one = max(0, self._one_by_one - len(batch))
+        if not _other(target, result):
+            self._differed = False
+            await self._journal.write(lambda tx: _store(tx, target, batch, result.vectors))
+            return
+        if self._differed:
+            # Another model each time: what is begun would be given up again at once, for ever.
+            self._differed = False
+            raise ModelError(
+                f"{name} answers as one model and then as another: {target.model} with {target.dimensions} numbers, "
+                f"{result.model} with {result.dimensions}", provider=name, status=None, retryable=True,
+            )  # fmt: skip
+        self._differed = True
+        await self._begin(name, result)
 
     async def _begin(self, name: str, result: ModelsEmbedResult | None = None) -> vectors.Generation:
         """The generation of the model that ``name`` leads to: what it is called, only its answer says."""
         if result is None:
             # `hash` needs no text to say what it is, and its tables are not made before they are needed.
-            result = await self._embedders.find(name).embed(() if name == HASH else ("a first text",))
+            result = await self._embedders.find(name).embed(() if name == HASH else (_ANY,))
         model, digest, dimensions = result.model, result.digest, result.dimensions
         return await self._journal.write(lambda tx: vectors.begin(tx, name, model, digest, dimensions))
 
@@ -147,11 +209,11 @@ def _other(target: vectors.Generation, result: ModelsEmbedResult) -> bool:
     return (result.model, result.digest, result.dimensions) != (target.model, target.digest, target.dimensions)
 
 
-def _due(db: apsw.Connection, generation: int) -> list[_Due]:
+def _due(db: apsw.Connection, generation: int, limit: int) -> list[_Due]:
     rows = db.execute(
         "SELECT id, namespace_id, version, speaker, heading, text FROM memories "
         "WHERE indexed = 1 AND embedded < ? ORDER BY embedded, id LIMIT ?",
-        (generation, BATCH),
+        (generation, limit),
     )
     return [
         _Due(rowid, space, version, embedded_text(text, speaker, heading or ""))
@@ -168,6 +230,8 @@ def embedded_text(text: str, speaker: str, heading: str) -> str:
 
 def _store(tx: Tx, target: vectors.Generation, batch: Sequence[_Due], found: Sequence[Sequence[float]]) -> None:
     """Put the vectors of those that are still there and still say the same; look for what says nearly the same."""
+    if not vectors.wanted(tx, target):
+        return
     for due, vector in zip(batch, found, strict=True):
         still = tx.execute(
             "SELECT kind, text, part_of FROM memories WHERE id = ? AND version = ? AND indexed = 1",
@@ -176,7 +240,7 @@ def _store(tx: Tx, target: vectors.Generation, batch: Sequence[_Due], found: Seq
         if not still:
             continue
         if not any(vector):  # a text without any word, as some models see it: near to nothing
-            tx.execute("UPDATE memories SET embedded = ? WHERE id = ?", (target.number, due.rowid))
+            _pass_over(tx, target, due)
             continue
         packed = vectors.pack(vector, target.dimensions, "the vector of a record")
         vectors.put(tx, target, due.rowid, due.namespace_id, packed)
@@ -185,9 +249,16 @@ def _store(tx: Tx, target: vectors.Generation, batch: Sequence[_Due], found: Seq
             hygiene.link_near(tx, target, due.rowid, due.namespace_id, packed, text)
 
 
-def _take_over(tx: Tx, target: vectors.Generation) -> None:
+def _pass_over(tx: Tx, target: vectors.Generation, due: _Due) -> None:
+    """It has no vector, and is found by its words."""
+    sql = "UPDATE memories SET embedded = ? WHERE id = ? AND version = ?"
+    tx.execute(sql, (target.number, due.rowid, due.version))
+
+
+def _take_over(tx: Tx, target: vectors.Generation) -> bool:
     """Unless something has come meanwhile."""
-    if not tx.execute(
-        "SELECT 1 FROM memories WHERE indexed = 1 AND embedded < ? LIMIT 1", (target.number,)
-    ):
-        vectors.finish(tx, target)
+    due = tx.execute("SELECT 1 FROM memories WHERE indexed = 1 AND embedded < ? LIMIT 1", (target.number,))
+    if due or not vectors.wanted(tx, target):
+        return False
+    vectors.finish(tx, target)
+    return True

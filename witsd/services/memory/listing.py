@@ -119,7 +119,9 @@ def namespaces(
     return wire.MemoryNamespacePage(items=tuple(items))
 
 
-def stats(db: apsw.Connection, spaces: Sequence[int] | None, now_us: int, embedder: str) -> wire.MemoryStats:
+def stats(
+    db: apsw.Connection, spaces: Sequence[int] | None, now_us: int, embedder: str, trouble: str
+) -> wire.MemoryStats:
     """Counted now: of a million records this takes a second or two."""
     where, values = "1", ()
     if spaces is not None:
@@ -169,4 +171,5 @@ def stats(db: apsw.Connection, spaces: Sequence[int] | None, now_us: int, embedd
         to_embed=due,
         embedder=embedder,
         models=models,
+        trouble=trouble or UNSET,
     )

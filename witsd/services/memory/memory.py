@@ -330,7 +330,7 @@ class Memory:
         def look(db: apsw.Connection) -> wire.MemoryStats:
             names = None if params.namespace is None else (params.namespace,)
             spaces = allowed(db, actor, names)
-            return listing.stats(db, spaces, self._clock.wall_us(), self.embedding.embedder)
+            return listing.stats(db, spaces, self._clock.wall_us(), self.embedding.embedder, self.embedding.trouble)
 
         return await self._journal.store.read(look)
 
@@ -393,8 +393,10 @@ class Memory:
         return await self._journal.store.read(look)
 
     async def reindex(self, actor: Actor, params: wire.MemoryReindexParams) -> wire.MemoryStats:
-        """Use another embedder, or this one anew; what is stored is embedded again in the background."""
-        if params.embedder is not None:
+        """Use another embedder, or without a name this one anew; it happens in the background."""
+        if params.embedder is None:
+            await self.embedding.anew()
+        else:
             await self.embedding.choose(params.embedder)
         return await self.stats(actor, wire.MemoryStatsParams())
 

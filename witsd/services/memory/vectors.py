@@ -96,6 +96,20 @@ def begin(tx: Tx, embedder: str, model: str, digest: str, dimensions: int) -> Ge
                 "UPDATE memory_generations SET embedder = ? WHERE generation = ?", (embedder, newest.number)
             )
         return attrs.evolve(newest, embedder=embedder)
+    return _make(tx, found, embedder, model, digest, dimensions)
+
+
+def begin_anew(tx: Tx) -> None:
+    """Fill another table with vectors of the model that was begun last, to take over; nothing where there is none."""
+    found = generations_tx(tx)
+    if found:
+        newest = found[-1]
+        _make(tx, found, newest.embedder, newest.model, newest.digest, newest.dimensions)
+
+
+def _make(
+    tx: Tx, found: Sequence[Generation], embedder: str, model: str, digest: str, dimensions: int
+) -> Generation:
     for unfinished in found:
         if unfinished.state == "building":
             _retire(tx, unfinished)
@@ -113,6 +127,11 @@ def begin(tx: Tx, embedder: str, model: str, digest: str, dimensions: int) -> Ge
     if made.bits:
         tx.execute(f"CREATE VIRTUAL TABLE {made.coarse} USING vec0(signs bit[{made.bits}], chunk_size={_COARSE_ROWS})")
     return made
+
+
+def wanted(tx: Tx, generation: Generation) -> bool:
+    """Whether it has not been given up since it was looked at."""
+    return any(g.number == generation.number for g in generations_tx(tx))
 
 
 def finish(tx: Tx, building: Generation) -> None:
