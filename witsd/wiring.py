@@ -37,11 +37,14 @@ from witsd.services import visibility
 from witsd.services.access import open_access
 from witsd.services.agents import Agents
 from witsd.services.backup import Backups
+from witsd.services.budgets import open_budgets
 from witsd.services.events import open_events
 from witsd.services.memory.blocks import Blocks
 from witsd.services.memory.memory import open_memory
 from witsd.services.models.discover import open_models
 from witsd.services.models.embedders import Embedders
+from witsd.services.models.metering import Meter
+from witsd.services.run_recovery import recover
 from witsd.services.runs import open_runs
 from witsd.services.sessions import Sessions
 from witsd.services.system import System
@@ -60,8 +63,8 @@ from witsd.values.actor import Actor
 from witsd.values.clock import Clock, SystemClock
 from witsd.values.config import Settings, Source
 from witsd.values.errors import LimitExceeded, Overloaded
-from witsd.values.ids import TimeOrderedIds
-from witsd.values.spec import AgentSpec, Grants
+from witsd.values.ids import AgentName, TimeOrderedIds
+from witsd.values.spec import AgentBudget, AgentSpec, Grants
 from witsd.values.wire.common import UNSET
 from witsd.values.wire.event_types import AuditData, SystemData
 from witsd.values.wire.system import LimitsInfo, Listening
@@ -213,7 +216,9 @@ async def wired(
             assistant_command=(sys.executable, "-m", "witsd.adapters.assistant"),
         )
         supervisor = await enter(open_supervisor(paths.agents_dir, surroundings, _first_run))
-        runs = await enter(open_runs(journal, supervisor, clock, ids))
+        budgets = await open_budgets(journal, clock, lambda name: _budget(supervisor, name))
+        runs = await enter(open_runs(journal, supervisor, clock, ids, budgets))
+        models.meter = Meter(runs.book)
         embedders = Embedders(supervisor, models)
         memory = await enter(open_memory(journal, runs, embedders, clock, ids, settings.retention))
         registry = Registry(journal, supervisor)
@@ -272,7 +277,7 @@ async def wired(
         links.dispatcher = dispatcher
         links.settle = runs.book.deltas.wait_tick
         supervisor.in_effect.begin()
-        await runs.recover()
+        await recover(runs)
         data = SystemData(version=__version__, pid=os.getpid())
         await journal.append(entry("system", "system.started", data))
         door = await enter(
@@ -337,6 +342,11 @@ class ListenAt:
             allowed_origins=listen.allowed_origins,
             allow_remote=listen.allow_remote,
         )
+
+
+def _budget(supervisor: Supervisor, name: AgentName) -> AgentBudget:
+    unit = supervisor.units.get(name)
+    return unit.spec.budget if unit is not None else AgentBudget()
 
 
 def _mark(paths: Paths) -> str:

@@ -73,6 +73,26 @@ async def step(run: Run, word: str, *rest: Any) -> None:
             except WitsdError as error:
                 answered = {"error": {"code": error.code, "data": dict(error.data)}}
             await run.item("custom", name="answer", data=answered)
+        case "fan":  # method, params, how many: all at once; says how each ended
+            ended: list[Any] = []
+
+            async def once() -> None:
+                try:
+                    await agent.connection.request(rest[0], rest[1])
+                    ended.append("ok")
+                except WitsdError as error:
+                    ended.append(error.data.get("limit", error.data["name"]))
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(rest[2]):
+                    tasks.start_soon(once)
+            await run.item("custom", name="fan", data=ended)
+        case "mine":  # as "call", with this run's id in the params
+            await step(run, "call", rest[0], {**rest[1], "run_id": run.run_id})
+        case "delegate":  # params of runs/start: waits for that run and says it
+            begun = await agent.connection.request("runs/start", {**rest[0], "parent_run_id": run.run_id})
+            over = await agent.connection.request("runs/wait", {"run_id": begun["run_id"]})
+            await run.item("custom", name="delegated", data=over)
         case "tell":  # method, params
             await tell(*rest)
         case "late":

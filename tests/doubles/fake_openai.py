@@ -182,6 +182,8 @@ class FakeOpenAI:
     models: list[str] = attrs.field(factory=lambda: ["gpt-fake", "text-embedding-fake"])
     models_step: Step | None = None
     plan: list[Step] = attrs.field(factory=list)
+    #: What answers once the plan is played.
+    always: Step | None = None
     requests: list[Seen] = attrs.field(factory=list)
 
     @property
@@ -251,6 +253,8 @@ class FakeOpenAI:
             await exchange.json(404, error_body(f"Invalid URL ({seen.method} {seen.target})"))
         elif (wrong := _check(seen)) is not None:
             await exchange.json(400, error_body(wrong))
+        elif not self.plan and self.always is not None:
+            await self.always(exchange)
         elif not self.plan:
             await exchange.json(500, error_body("the test planned no more answers", kind="server_error"))
         else:

@@ -111,13 +111,6 @@ async def answer(run: Run, conversation: Sequence[ChatMessage], options: Options
     result = await run.client.call(
         "models/complete", params, ModelsCompleteResult, progress=relay if stream else None
     )
-    await run.usage(
-        model=result.model,
-        input_tokens=result.usage.input_tokens,
-        output_tokens=result.usage.output_tokens,
-        calls=result.usage.calls,
-        cost_usd=result.usage.cost_usd,
-    )
     if result.finish_reason == "length":
         await run.log("warning", "the answer was cut off: it reached max_tokens or the model's own limit")
     elif result.finish_reason == "content_filter":

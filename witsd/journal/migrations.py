@@ -155,8 +155,18 @@ _STEP_3 = """
 CREATE TABLE agent_tools(agent TEXT PRIMARY KEY, tools BLOB NOT NULL) WITHOUT ROWID;
 """
 
+_STEP_4 = """
+-- parent: the run that delegated it. budget: its own limits; spent: with all that it delegated.
+ALTER TABLE runs ADD COLUMN parent TEXT;
+ALTER TABLE runs ADD COLUMN budget BLOB;
+ALTER TABLE runs ADD COLUMN spent BLOB;
+
+-- What an agent has spent on models since since_us, as its budget counts.
+CREATE TABLE spending(agent TEXT PRIMARY KEY, since_us INTEGER NOT NULL, spent BLOB NOT NULL) WITHOUT ROWID;
+"""
+
 #: Step n (counting from 1) brings ``user_version`` from n - 1 to n.
-STEPS: tuple[str, ...] = (_STEP_1, _STEP_2, _STEP_3)
+STEPS: tuple[str, ...] = (_STEP_1, _STEP_2, _STEP_3, _STEP_4)
 
 
 class SchemaError(Exception):

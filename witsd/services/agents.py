@@ -13,6 +13,7 @@ from witsd.supervise.supervisor import Supervisor
 from witsd.supervise.unit import Unit
 from witsd.values.actor import Actor
 from witsd.values.errors import InvalidParams, LimitExceeded, NotFound, PermissionDenied
+from witsd.values.ids import AgentName
 from witsd.values.spec import NAME_PATTERN
 from witsd.values.wire import agents as wire
 from witsd.values.wire.common import UNSET, Empty
@@ -47,7 +48,11 @@ class Agents:
     def _with_figures(self, unit: Unit) -> wire.Agent:
         figures = self._supervisor.shared.watch.now(unit.spec.name)
         return msgspec.structs.replace(
-            unit.view(), vitals=figures.vitals, requests=figures.requests, alerts=figures.alerts
+            unit.view(),
+            vitals=figures.vitals,
+            requests=figures.requests,
+            alerts=figures.alerts,
+            budget=self._runs.book.budgets.state(unit.name),
         )
 
     async def define(self, actor: Actor, params: wire.AgentsDefineParams) -> wire.Agent:
@@ -69,6 +74,7 @@ class Agents:
         for name in self._supervisor.in_effect.going_with(params.name):
             await self._runs.end_all_of(name, "the agent was removed")
         await self._supervisor.in_effect.remove(params.name)
+        self._runs.book.budgets.forget(AgentName(params.name))
         return Empty()
 
     async def start(self, actor: Actor, params: wire.AgentsControlParams) -> wire.Agent:

@@ -11,13 +11,14 @@ import trio
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal, Tx
 from witsd.services import run_rows, session_rows
+from witsd.services.budgets import Budgets
 from witsd.services.deltas import Deltas
 from witsd.services.run_state import LiveRun
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock
 from witsd.values.errors import LimitExceeded
 from witsd.values.ids import Ids, ItemId, RunId
-from witsd.values.items import ItemStatus, MessageItem
+from witsd.values.items import Item, ItemStatus, MessageItem, UsageItem
 from witsd.values.wire import event_types as types
 from witsd.values.wire import runs as wire
 from witsd.values.wire.common import UNSET
@@ -34,6 +35,8 @@ _CLOSES_AS: dict[str, ItemStatus] = {
 }
 #: How long a run's end waits to be written. It is a fact and stays queued, also when the disk takes longer.
 _WRITE_S = 30
+#: How long its end waits for model calls that have been told to stop.
+_CALLS_S = 5
 
 
 @attrs.define(eq=False)
@@ -44,6 +47,7 @@ class RunBook:
     clock: Clock
     ids: Ids
     deltas: Deltas
+    budgets: Budgets
     #: Told of each run that is over, with its duration in milliseconds.
     record: Callable[[LiveRun, float], None]
     live: dict[RunId, LiveRun] = attrs.field(factory=dict)
@@ -67,6 +71,8 @@ class RunBook:
         """Its agent is there and gets it now. Committed before the agent hears of it."""
         await trio.lowlevel.checkpoint_if_cancelled()  # a run that is not to begin stays as it is
         run.status, run.started_us = "running", self.clock.wall_us()
+        for account in run.payers:
+            account.enter()
         data = types.RunStartedData(run_id=run.run_id, agent=run.agent, session_id=run.session_id or UNSET)
 
         def work(tx: Tx) -> None:
@@ -82,6 +88,11 @@ class RunBook:
 
     async def end(self, run: LiveRun, status: wire.RunStatus, reason: str = "") -> None:
         """Close the run, its items and its turn of the conversation, as one transaction."""
+        await self._end_calls(run)
+        if run.started_us is not None:
+            for account in run.payers:
+                account.leave()
+        run.final = run.budget_state()
         run.status, run.reason, run.ended_us = status, reason, self.clock.wall_us()
         for question in run.questions.values():
             question.close()
@@ -99,7 +110,11 @@ class RunBook:
             case _:
                 data = types.RunStoppedData(run_id=run.run_id, reason=reason, usage=run.usage)
 
+        accounts = self.budgets.write_down(run.payers)
+
         def work(tx: Tx) -> None:
+            for statement in accounts:
+                tx.execute(*statement)
             for item, n in closed:
                 tx.execute(*run_rows.item_statement(run.run_id, n, item))
                 tx.emit(entry(run.stream_name, "item.completed", types.ItemData(run_id=run.run_id, item=item)))
@@ -117,6 +132,15 @@ class RunBook:
             self.record(run, max(0, run.ended_us - run.started_us) / 1000)
         self.live.pop(run.run_id, None)
         run.done.set()
+
+    async def _end_calls(self, run: LiveRun) -> None:
+        """Nobody needs its model calls any more; what they have used belongs to it all the same."""
+        run.ending = True
+        for call in run.model_calls:
+            call.cancel()
+        if run.model_calls:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CALLS_S):
+                await run.model_calls_over.wait()
 
     def stop(self, run: LiveRun, status: wire.RunStatus, reason: str) -> None:
         """Make a run that executes end as ``status``; it is over once ``done`` is set.
@@ -142,9 +166,26 @@ class RunBook:
         if not event:
             return
         self.deltas.flush(run.run_id, item.item_id)
+        spent = isinstance(item, UsageItem) and event == "item.completed"
+        if spent and isinstance(item, UsageItem):  # of a model that it has called by itself
+            for account in run.payers:
+                account.add(_usage(item))
+        self._keep(run, event, item, n, spent=spent)
+
+    def used(self, run: LiveRun, item: UsageItem) -> None:
+        """A model call for ``run`` is over, and booked: to be seen among its items."""
+        try:
+            event, kept, n = run.upsert(item)
+        except LimitExceeded as error:
+            self._fail(run, error)
+            return
+        self._keep(run, event, kept, n, spent=True)
+
+    def _keep(self, run: LiveRun, event: str, item: Item, n: int, *, spent: bool) -> None:
+        accounts = self.budgets.write_down(run.payers) if spent else ()
         self.journal.append_nowait(
             entry(run.stream_name, event, types.ItemData(run_id=run.run_id, item=item)),
-            statements=(run_rows.item_statement(run.run_id, n, item),),
+            statements=(run_rows.item_statement(run.run_id, n, item), *accounts),
         )
 
     def delta(self, actor: Actor, params: DeltaNotification) -> None:
@@ -168,6 +209,16 @@ class RunBook:
             return None
         return run
 
+    def overspent(self, run: LiveRun, error: LimitExceeded) -> None:
+        """End it as failed: a budget that pays for it is used up."""
+        self._fail(run, error)
+
     def _fail(self, run: LiveRun, error: LimitExceeded) -> None:
         run.error = wire.ErrorInfo(code=error.code, message=error.message, data=dict(error.data))
         self.stop(run, "failed", "")
+
+
+def _usage(item: UsageItem) -> wire.Usage:
+    return wire.Usage(
+        input_tokens=item.input_tokens, output_tokens=item.output_tokens, calls=item.calls, cost_usd=item.cost_usd
+    )

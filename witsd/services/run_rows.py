@@ -13,6 +13,8 @@ from witsd.services.run_state import LiveRun, _moment
 from witsd.values.clock import rfc3339
 from witsd.values.ids import AgentName, RunId, SessionId
 from witsd.values.items import Item
+from witsd.values.spec import Budget
+from witsd.values.wire.budgets import BudgetState
 from witsd.values.wire.common import UNSET
 from witsd.values.wire.runs import ErrorInfo, Run, RunInput, Usage
 
@@ -23,7 +25,10 @@ UPSERT_ITEM = (
     "INSERT INTO items(run_id, n, item_id, data) VALUES (?,?,?,?) "
     "ON CONFLICT(run_id, item_id) DO UPDATE SET data = excluded.data"
 )
-_COLUMNS = "n, run_id, agent, session_id, status, input, output, error, reason, usage, created_us, started_us, ended_us"
+_COLUMNS = (
+    "n, run_id, agent, session_id, status, input, output, error, reason, usage, created_us, started_us, ended_us, "
+    "parent, spent"
+)
 
 
 def item_statement(run_id: str, n: int, item: Item) -> tuple[str, Sequence[Any]]:
@@ -32,8 +37,8 @@ def item_statement(run_id: str, n: int, item: Item) -> tuple[str, Sequence[Any]]
 
 def insert(tx: Tx, run: LiveRun) -> None:
     tx.execute(
-        "INSERT INTO runs(run_id, agent, session_id, status, input, usage, stream, timeout_s, actor, created_us) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO runs(run_id, agent, session_id, status, input, usage, stream, timeout_s, actor, created_us, "
+        "parent, budget) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             run.run_id,
             run.agent,
@@ -45,19 +50,24 @@ def insert(tx: Tx, run: LiveRun) -> None:
             run.timeout_s,
             run.actor,
             run.created_us,
+            run.parent,
+            _encode(run.budget),
         ),
     )
 
 
 def finish(tx: Tx, run: LiveRun) -> None:
+    budget = run.final
     tx.execute(
-        "UPDATE runs SET status = ?, output = ?, error = ?, reason = ?, usage = ?, ended_us = ? WHERE run_id = ?",
+        "UPDATE runs SET status = ?, output = ?, error = ?, reason = ?, usage = ?, spent = ?, ended_us = ? "
+        "WHERE run_id = ?",
         (
             run.status,
             None if run.output is UNSET else _encode(run.output),
             None if run.error is None else _encode(run.error),
             run.reason or None,
             _encode(run.usage),
+            None if budget in (UNSET, None) else _encode(budget),
             run.ended_us,
             run.run_id,
         ),
@@ -82,7 +92,8 @@ def load_items(db: apsw.Connection, run_id: str) -> tuple[Item, ...]:
 
 
 def view(row: Sequence[Any], items: tuple[Item, ...]) -> Run:
-    _, run_id, agent, session_id, status, given, output, error, reason, usage, created, started, ended = row
+    _, run_id, agent, session_id, status, given, output, error, reason, usage, *rest = row
+    created, started, ended, parent, spent = rest
     return Run(
         run_id=run_id,
         agent=agent,
@@ -94,6 +105,8 @@ def view(row: Sequence[Any], items: tuple[Item, ...]) -> Run:
         reason=reason or UNSET,
         items=items,
         usage=msgspec.json.decode(usage, type=Usage),
+        parent_run_id=parent or UNSET,
+        budget=UNSET if spent is None else msgspec.json.decode(spent, type=BudgetState),
         created_at=rfc3339(created),
         started_at=_moment(started),
         ended_at=_moment(ended),
@@ -129,7 +142,8 @@ def page(
 def unfinished(db: apsw.Connection) -> list[LiveRun]:
     """Runs that were not over when the daemon ended, oldest first, without their items."""
     found = db.execute(
-        "SELECT run_id, agent, session_id, status, input, usage, stream, timeout_s, actor, created_us, started_us "
+        "SELECT run_id, agent, session_id, status, input, usage, stream, timeout_s, actor, created_us, started_us, "
+        "parent, budget "
         "FROM runs WHERE status IN ('queued', 'running', 'waiting') ORDER BY n"
     )
     return [
@@ -145,8 +159,11 @@ def unfinished(db: apsw.Connection) -> list[LiveRun]:
             started_us=started,
             status=status,
             usage=msgspec.json.decode(usage, type=Usage),
+            parent=RunId(parent) if parent else None,
+            budget=Budget() if budget is None else msgspec.json.decode(budget, type=Budget),
         )
-        for run_id, agent, session_id, status, given, usage, stream, timeout_s, actor, created, started in found
+        for run_id, agent, session_id, status, given, usage, stream, timeout_s, actor, created, started, parent, budget
+        in found
     ]
 
 

@@ -10,10 +10,13 @@ import msgspec
 import trio
 
 from witsd.journal.event import Event
+from witsd.services.budgets import Account, least
 from witsd.values.clock import rfc3339
 from witsd.values.errors import LimitExceeded
 from witsd.values.ids import AgentName, RunId, SessionId
 from witsd.values.items import TEXT_ITEMS, Item, ItemStatus, MessageItem, UsageItem
+from witsd.values.spec import Budget
+from witsd.values.wire.budgets import BudgetState, Left
 from witsd.values.wire.common import UNSET, UnsetType
 from witsd.values.wire.event_types import ItemData, ItemDeltaData
 from witsd.values.wire.runs import ErrorInfo, Run, RunInput, RunStatus, Usage
@@ -72,6 +75,20 @@ class LiveRun:
     done: trio.Event = attrs.field(factory=trio.Event)
     #: Open input requests: request_id -> where the answer goes.
     questions: dict[str, trio.MemorySendChannel[object]] = attrs.field(factory=dict)
+    #: The run that delegated it.
+    parent: RunId | None = None
+    #: What it may spend by itself, and the accounts that pay for it: its own first.
+    budget: Budget = Budget()
+    payers: tuple[Account, ...] = ()
+    #: Model calls that are on for it; it ends when they have.
+    model_calls: set[trio.CancelScope] = attrs.field(factory=set)
+    model_calls_over: trio.Event = attrs.field(factory=trio.Event)
+    #: How many runs have delegated one another up to this one.
+    depth: int = 0
+    #: What its budget was at its end.
+    final: BudgetState | UnsetType | None = None
+    #: Nothing more is to be begun for it.
+    ending: bool = False
     _slots: dict[str, _Slot] = attrs.field(factory=dict)
     _text: int = 0
 
@@ -163,6 +180,17 @@ class LiveRun:
             elif event.type in ("item.started", "item.updated", "item.completed"):
                 self.upsert(msgspec.json.decode(event.data, type=ItemData).item)
 
+    def budget_state(self) -> BudgetState | UnsetType:
+        """What it has spent and may yet; nothing where no budget counts and nothing was spent on models."""
+        if self.final is not None:
+            return self.final
+        if not self.payers:
+            return UNSET
+        spent, left = self.payers[0].spent, least(self.payers)
+        if left == Left() and not (spent.calls or spent.tokens or spent.cost_usd):
+            return UNSET
+        return BudgetState(spent=spent, left=left, limit=UNSET if self.budget == Budget() else self.budget)
+
     def view(self) -> Run:
         return Run(
             run_id=self.run_id,
@@ -175,6 +203,8 @@ class LiveRun:
             reason=self.reason or UNSET,
             items=self.items(),
             usage=self.usage,
+            parent_run_id=self.parent or UNSET,
+            budget=self.budget_state(),
             created_at=rfc3339(self.created_us),
             started_at=_moment(self.started_us),
             ended_at=_moment(self.ended_us),

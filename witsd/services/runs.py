@@ -15,10 +15,9 @@ import apsw
 import attrs
 import trio
 
-from witsd.journal.event import Event
 from witsd.journal.journal import Journal, Tx
-from witsd.journal.reading import position, read_stream
-from witsd.services import questions, run_rows, session_rows
+from witsd.services import paying, questions, run_rows, session_rows
+from witsd.services.budgets import Budgets, wall_left_s
 from witsd.services.deltas import Deltas
 from witsd.services.execution import execute
 from witsd.services.idempotency import once
@@ -39,6 +38,7 @@ from witsd.values.errors import (
     WitsdError,
 )
 from witsd.values.ids import AgentName, Ids, RunId, SessionId
+from witsd.values.spec import Budget
 from witsd.values.wire import runs as wire
 from witsd.values.wire.common import UNSET, Empty
 from witsd.values.wire.native import SessionClosedNotification
@@ -73,6 +73,11 @@ class Runs:
                 raise PermissionDenied(
                     f"{actor.label} may not speak in a session: start the run without session_id", needs="session"
                 )
+        if params.parent_run_id is not None and actor.agent is None:
+            raise InvalidParams(
+                "parent_run_id is for agents, which delegate: leave it out", path="params.parent_run_id"
+            )
+        parent = paying.run_of(self.book, actor, params.parent_run_id, field="parent_run_id")
         given = wire.RunInput(text=params.input) if isinstance(params.input, str) else params.input
         run = self.new_run(
             params.agent,
@@ -81,6 +86,8 @@ class Runs:
             session_id=params.session_id,
             stream=params.stream,
             timeout_s=params.timeout_s,
+            budget=params.budget,
+            parent=parent,
         )
 
         def work(tx: Tx) -> tuple[wire.RunStarted, bool]:
@@ -136,6 +143,8 @@ class Runs:
         session_id: str | None,
         stream: bool | None,
         timeout_s: float | None,
+        budget: Budget | None = None,
+        parent: LiveRun | None = None,
     ) -> LiveRun | WitsdError:
         """A run yet to be inserted, or why there can be none now.
 
@@ -143,10 +152,11 @@ class Runs:
         """
         try:
             self._check_accepts(agent)
+            depth = paying.check_depth(parent) if parent is not None else 0
         except WitsdError as refusal:
             return refusal
         spec = self.supervisor.unit(agent).spec
-        return LiveRun(
+        run = LiveRun(
             run_id=RunId(self.book.ids.new("run")),
             agent=AgentName(agent),
             session_id=SessionId(session_id) if session_id else None,
@@ -156,7 +166,12 @@ class Runs:
             remember=spec.memory == "on",
             timeout_s=timeout_s or spec.limits.run_timeout_s or None,
             created_us=self.book.clock.wall_us(),
+            parent=parent.run_id if parent is not None else None,
+            budget=self.book.budgets.for_run(AgentName(agent), budget),
+            depth=depth,
         )
+        paying.open_account(self.book, run, paying.payers(self.book, actor, parent))
+        return run
 
     # ---- the queue ------------------------------------------------------------------------------------
 
@@ -189,6 +204,7 @@ class Runs:
         queue.extendleft(reversed(waiting))
 
     async def _execute(self, run: LiveRun, turn: trio.Event | None) -> None:
+        self._nursery.start_soon(self._bound, run)
         try:
             await execute(self.book, self.supervisor, run, turn)
         except Exception:  # the boundary: what goes wrong with one run stays with it
@@ -203,6 +219,25 @@ class Runs:
                 run.stop_as = None
                 self._queues[run.agent].appendleft(run)
             self._pump(run.agent)
+            if run.status != "completed":
+                self._end_delegated(run)
+
+    def _end_delegated(self, run: LiveRun) -> None:
+        """Nobody waits for what it has delegated any more."""
+        for child in [child for child in self.book.live.values() if child.parent == run.run_id]:
+            self.stop(child, "cancelled", f"the run that delegated it, {run.run_id}, was {run.status}")
+
+    async def _bound(self, run: LiveRun) -> None:
+        """Fail the run once a budget of wall time that pays for it is used up."""
+        while not run.done.is_set():
+            left, account = wall_left_s(run.payers)
+            if account is None:
+                return
+            if left <= 0:
+                self.book.overspent(run, account.exhausted("wall_s"))
+                return
+            with trio.move_on_after(max(left, 0.01)):
+                await run.done.wait()
 
     async def _give_up(self, run: LiveRun) -> None:
         """End a run that a bug of ours, or the disk, has stopped."""
@@ -319,31 +354,6 @@ class Runs:
 
     # ---- start and end of the daemon ------------------------------------------------------------------
 
-    async def recover(self) -> None:
-        """After a start: interrupt what was running when the daemon ended, queue again what was queued."""
-
-        def look(db: apsw.Connection) -> tuple[list[LiveRun], dict[str, list[Event]]]:
-            runs = run_rows.unfinished(db)
-            pos, _ = position(db)
-            begun = [run for run in runs if run.status != "queued"]
-            return runs, {run.run_id: read_stream(db, run.stream_name, 0, pos, 1 << 40) for run in begun}
-
-        runs, events = await self.book.journal.store.read(look)
-        for run in runs:
-            unit = self.supervisor.units.get(run.agent)
-            run.remember = unit is None or unit.spec.memory == "on"
-            if run.status == "queued":
-                if run.agent in self.supervisor.units:
-                    self.enqueue(run)
-                    continue
-                run.error = wire.ErrorInfo(
-                    code=NotFound.code, message=f"its agent {run.agent} is gone", data={"name": NotFound.name}
-                )
-                await self.book.end(run, "failed")
-                continue
-            run.refold(events[run.run_id])
-            await self.book.end(run, "interrupted", "the daemon ended while it ran")
-
     async def close(self, patience: trio.CancelScope) -> None:
         """Take no more work, let what runs finish within ``patience``, interrupt the rest. Queued runs stay queued."""
         self._closing = True
@@ -378,7 +388,9 @@ def cursor_number(cursor: str | None) -> int | None:
 
 
 @asynccontextmanager
-async def open_runs(journal: Journal, supervisor: Supervisor, clock: Clock, ids: Ids) -> AsyncIterator[Runs]:
+async def open_runs(
+    journal: Journal, supervisor: Supervisor, clock: Clock, ids: Ids, budgets: Budgets
+) -> AsyncIterator[Runs]:
     """Execute runs for as long as the block lasts. Call ``close`` before leaving it."""
     deltas = Deltas(journal)
 
@@ -388,7 +400,7 @@ async def open_runs(journal: Journal, supervisor: Supervisor, clock: Clock, ids:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deltas.run)
-        runs = Runs(RunBook(journal, clock, ids, deltas, record), supervisor, nursery)
+        runs = Runs(RunBook(journal, clock, ids, deltas, budgets, record), supervisor, nursery)
         supervisor.in_effect.on_defined = runs._pump
         yield runs
         nursery.cancel_scope.cancel()

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from witsd.values import toml_text
 from witsd.values.config_memory import RetentionConfig
-from witsd.values.config_models import ModelsConfig, ProviderConfig
+from witsd.values.config_models import ModelsConfig, PriceConfig, ProviderConfig, RouteConfig
 from witsd.values.wording import reword
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
     sections: dict[str, Any] = {}
     kinds = get_type_hints(Settings, include_extras=True)
     for section in table:
-        if section not in (*kinds, "providers"):
+        if section not in (*kinds, "providers", "routes", "prices"):
             raise ConfigError(_at(file, text, section, f"unknown section [{section}]"))
     for section, kind in kinds.items():
         if section in ("models", "retention"):
@@ -179,8 +179,8 @@ def differing(before: Settings, after: Settings) -> tuple[str, ...]:
             continue
         for key in attrs.fields(type(one)):
             was, is_now = getattr(one, key.name), getattr(other, key.name)
-            if key.name == "providers":
-                names += _named_differing("providers", "name", was, is_now)
+            if key.name in ("providers", "routes", "prices"):
+                names += _named_differing(key.name, "name", was, is_now)
             elif was != is_now:
                 names.append(f"{section.name}.{key.name}")
     return tuple(sorted(names))
@@ -242,7 +242,13 @@ def _models(
         if not isinstance(default, str):
             raise ConfigError(_at(file, text, "models.default", "`models.default`: write the model's name as a string"))
     providers = _named(file, text, table, "providers", "name", ProviderConfig)
-    return ModelsConfig(default=default, providers=providers), origin
+    routes = _named(file, text, table, "routes", "name", RouteConfig)
+    prices = _named(file, text, table, "prices", "name", PriceConfig)
+    for route in routes:
+        if any(name in {other.name for other in routes} for name in route.models):
+            where = f"routes.{route.name}.models"
+            raise ConfigError(_at(file, text, where, f"`{where}`: a route leads to models, not to another route"))
+    return ModelsConfig(default=default, providers=providers, routes=routes, prices=prices), origin
 
 
 def _named(file: Path, text: str, table: dict[str, Any], section: str, key: str, kind: type[T]) -> tuple[T, ...]:

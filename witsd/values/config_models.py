@@ -36,7 +36,8 @@ class ProviderConfig:
     ``scripted``: plays the file ``script``. ``replay``: answers from the file ``cassette``, to which ``record``,
     a provider or PROVIDER/MODEL, adds what it lacks. ``timeout_s``: the longest silence to bear from the server;
     ``connect_timeout_s``: to be connected; ``retries``: how often a call is tried again.
-    ``streams = false``: never ask the server for a stream.
+    ``streams = false``: never ask the server for a stream. ``concurrency``: calls at once, the rest wait;
+    ``call_timeout_s``: how long one call may take with all its tries.
     Raises ``ValueError`` naming the field.
     """
 
@@ -54,6 +55,8 @@ class ProviderConfig:
     connect_timeout_s: float = 10
     retries: int = 2
     streams: bool = True
+    concurrency: int = 64
+    call_timeout_s: float = 600
     max_tokens: int = 4096
     thinking: bool = False
     thinking_tokens: int = 0
@@ -79,6 +82,10 @@ class ProviderConfig:
         for field, value in (("timeout_s", self.timeout_s), ("connect_timeout_s", self.connect_timeout_s)):
             if not 0 < value <= 3600:
                 raise ValueError(f"`{field}` must be above 0 and at most 3600 seconds")
+        if not 1 <= self.concurrency <= 10_000:
+            raise ValueError("`concurrency` must be from 1 to 10000")
+        if not 0 < self.call_timeout_s <= 86_400:
+            raise ValueError("`call_timeout_s` must be above 0 and at most 86400 seconds")
         if not 0 <= self.retries <= 10:
             raise ValueError("`retries` must be from 0 to 10")
         if self.max_tokens < 1:
@@ -88,11 +95,54 @@ class ProviderConfig:
 
 
 @attrs.frozen(kw_only=True)
+class ProviderLimits:
+    """How many calls at once, and how long one may take with all its tries."""
+
+    concurrency: int
+    call_timeout_s: float
+
+
+DEFAULT_LIMITS = ProviderLimits(concurrency=64, call_timeout_s=600)
+
+
+@attrs.frozen(kw_only=True)
+class RouteConfig:
+    """``[routes.NAME]``: a name, or a pattern of names, and the models that are tried in turn."""
+
+    name: str
+    models: tuple[str, ...]
+
+    def __attrs_post_init__(self) -> None:
+        if not self.models or not all(self.models):
+            raise ValueError("`models` names the models to try, at least one")
+        if self.name in self.models:
+            raise ValueError("`models` names the route itself: name models, as PROVIDER/MODEL")
+        if self.name == "auto":
+            raise ValueError("`auto` is no name for a route: set `models.default`")
+
+
+@attrs.frozen(kw_only=True)
+class PriceConfig:
+    """``[prices."NAME"]``: US dollars for a million tokens of ``provider/model``, or of all that fit the pattern."""
+
+    name: str
+    input_usd: float
+    output_usd: float = 0
+
+    def __attrs_post_init__(self) -> None:
+        for field, value in (("input_usd", self.input_usd), ("output_usd", self.output_usd)):
+            if not 0 <= value <= 1e6:
+                raise ValueError(f"`{field}` must be from 0 to 1000000 US dollars for a million tokens")
+
+
+@attrs.frozen(kw_only=True)
 class ModelsConfig:
-    """``default``: what ``auto`` means: a model by name, or ``auto`` for the first that is available."""
+    """``default``: what ``auto`` means: a model or a route by name, or ``auto`` for the first that is available."""
 
     default: str = "auto"
     providers: tuple[ProviderConfig, ...] = ()
+    routes: tuple[RouteConfig, ...] = ()
+    prices: tuple[PriceConfig, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         names = [provider.name for provider in self.providers]

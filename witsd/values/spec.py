@@ -142,6 +142,24 @@ class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     silence_s: Seconds = 0
 
 
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What may be spent, with everything that is delegated; 0 is no limit.
+
+    ``tokens``: in and out. ``calls``: of models, each try of one. ``wall_s``: while it, or what it has delegated, runs.
+    """
+
+    tokens: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    cost_usd: Annotated[float, Meta(ge=0, le=1e12)] = 0
+    calls: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    wall_s: Seconds = 0
+
+
+class AgentBudget(Budget, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``per``: each run has as much, or all runs together in an hour or a day (of UTC), or for good."""
+
+    per: Literal["run", "hour", "day", "total"] = "day"
+
+
 class Grants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Patterns (``*`` matches any run of characters). Nothing granted means nothing allowed.
 
@@ -188,6 +206,7 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
     grants: Grants = Grants()
+    budget: AgentBudget = AgentBudget()
     options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:

@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     ReadyWhen = Literal["started", "notify", "log", "tcp", "http"]
     HealthAction = Literal["restart", "report"]
     MemoryTrust = Literal["untrusted", "tool", "agent", "person"]
+    AgentBudgetPer = Literal["run", "hour", "day", "total"]
     Kind = Literal["native", "exec", "assistant", "external"]
     Start = Literal["boot", "on_demand", "manual"]
     AgentSpecMemory = Literal["on", "off"]
@@ -163,6 +164,7 @@ else:
     ReadyWhen = str
     HealthAction = str
     MemoryTrust = str
+    AgentBudgetPer = str
     Kind = str
     Start = str
     AgentSpecMemory = str
@@ -417,6 +419,16 @@ class Grants(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_trust: MemoryTrust = "untrusted"
 
 
+class AgentBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``per``: each run has as much, or all runs together in an hour or a day (of UTC), or for good."""
+
+    tokens: int = 0
+    cost_usd: float = 0
+    calls: int = 0
+    wall_s: float = 0
+    per: AgentBudgetPer = "day"
+
+
 class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One agent. Only ``name``, ``kind`` and, for native and exec, ``command`` are required."""
 
@@ -450,6 +462,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
     grants: Grants = Grants()
+    budget: AgentBudget = AgentBudget()
     options: dict[str, Any] = {}
 
 
@@ -491,12 +504,55 @@ class RaisedAlert(Struct, frozen=True, kw_only=True, omit_defaults=True):
     since: str
 
 
+class Spent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``tokens``: in and out; ``calls``: each try of a model; ``wall_s``: of runs, those at once
+    counted once.
+    """
+
+    tokens: int = 0
+    cost_usd: float = 0
+    calls: int = 0
+    wall_s: float = 0
+
+
+class Left(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may be spent yet; what has no limit is not here. Calls that are on are taken off."""
+
+    tokens: int | UnsetType = UNSET
+    cost_usd: float | UnsetType = UNSET
+    calls: int | UnsetType = UNSET
+    wall_s: float | UnsetType = UNSET
+
+
+class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may be spent, with everything that is delegated; 0 is no limit. ``tokens``: in and out.
+    ``calls``: of models, each try of one. ``wall_s``: while it, or what it has delegated, runs.
+    """
+
+    tokens: int = 0
+    cost_usd: float = 0
+    calls: int = 0
+    wall_s: float = 0
+
+
+class BudgetState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``spent`` is with everything delegated; ``left`` obeys every budget that counts, as those of who
+    delegated it. ``limit``: its own. ``renews_at``: when an agent's begins anew.
+    """
+
+    spent: Spent
+    left: Left
+    limit: Budget | UnsetType = UNSET
+    renews_at: str | UnsetType = UNSET
+
+
 class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One agent as it is now. ``reason`` says why it is in ``backoff`` or ``failed``, or for whom it
     waits while ``starting`` or ``stopping``; ``container`` what holds its whole process tree, while
     it has one. ``agents/get`` and ``agents/list`` also tell ``vitals`` (while it has a process that
-    was sampled), ``requests`` (of the last five minutes, where there were any) and ``alerts``
-    (where any is up); others leave them out.
+    was sampled), ``budget`` (where there is one, or it has spent anything on models), ``requests``
+    (of the last five minutes, where there were any) and ``alerts`` (where any is up); others leave
+    them out.
     """
 
     name: str
@@ -512,6 +568,7 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     requests: RequestStats | UnsetType = UNSET
     alerts: tuple[RaisedAlert, ...] | UnsetType = UNSET
     container: AgentContainer | UnsetType = UNSET
+    budget: BudgetState | UnsetType = UNSET
 
 
 class AgentPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -598,12 +655,19 @@ class RunInput(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RunsStartParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``parent_run_id``: from an agent, its run that delegates this one; where it is on one alone,
+    that is meant. A delegated run spends the budgets of the other, too. ``budget`` bounds this run,
+    within them.
+    """
+
     agent: str
     input: str | RunInput
     session_id: str | None = None
     stream: bool | None = None
     idempotency_key: str | None = None
     timeout_s: float | None = None
+    parent_run_id: str | None = None
+    budget: Budget | None = None
 
 
 class RunStarted(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -735,6 +799,9 @@ class Run(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: ErrorInfo | UnsetType = UNSET
     #: Why it was cancelled or interrupted.
     reason: str | UnsetType = UNSET
+    #: The run that has delegated it.
+    parent_run_id: str | UnsetType = UNSET
+    budget: BudgetState | UnsetType = UNSET
     started_at: str | UnsetType = UNSET
     ended_at: str | UnsetType = UNSET
 
@@ -1073,7 +1140,11 @@ class ToolDefinition(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelsCompleteParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``model`` absent or ``auto``: the first that is available, else ``offline``."""
+    """``model`` absent or ``auto``: the first that is available, else ``offline``; the name of a
+    route: its first that answers. ``run_id``: the run that it is for, and whose budget it spends;
+    an agent that is on one run alone need not say. ``options``: further fields for the provider,
+    named as its API names them (``stop``, ``seed``, ``top_p`` ...).
+    """
 
     messages: tuple[ChatMessage, ...]
     model: str | None = None
@@ -1081,6 +1152,10 @@ class ModelsCompleteParams(Struct, frozen=True, kw_only=True, omit_defaults=True
     stream: bool = False
     temperature: float | None = None
     max_tokens: int | None = None
+    #: As OpenAI's API has them; a provider of another kind does with them what it can.
+    response_format: dict[str, Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    options: dict[str, Any] = {}
     run_id: str | None = None
     timeout_s: float | None = None
 
@@ -2005,6 +2080,19 @@ class AuditData(Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: int | UnsetType = UNSET
 
 
+class ModelCallData(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model was called outside a run; a run's calls are its usage items. ``error``: the name of what
+    went wrong.
+    """
+
+    actor: str
+    provider: str
+    model: str
+    usage: Usage
+    duration_ms: float
+    error: str | UnsetType = UNSET
+
+
 class SystemData(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: str
     pid: int
@@ -2053,6 +2141,7 @@ EVENT_TYPES: dict[str, type[Struct]] = {
     "memory.deleted": MemoryDeletedData,
     "audit.call": AuditData,
     "audit.refused": AuditData,
+    "model.called": ModelCallData,
     "system.started": SystemData,
     "system.stopped": SystemData,
 }
@@ -2231,6 +2320,8 @@ class RunsApi:
         stream: bool | None | UnsetType = UNSET,
         idempotency_key: str | None | UnsetType = UNSET,
         timeout_s: float | None | UnsetType = UNSET,
+        parent_run_id: str | None | UnsetType = UNSET,
+        budget: Budget | dict[str, Any] | None | UnsetType = UNSET,
     ) -> RunStarted:
         """Give an agent a piece of work; answers at once."""
         params = _given(
@@ -2240,6 +2331,8 @@ class RunsApi:
             stream=stream,
             idempotency_key=idempotency_key,
             timeout_s=timeout_s,
+            parent_run_id=parent_run_id,
+            budget=budget,
         )
         return await self._call("runs/start", params, RunStarted)
 
@@ -2577,6 +2670,9 @@ class ModelsApi:
         stream: bool | UnsetType = UNSET,
         temperature: float | None | UnsetType = UNSET,
         max_tokens: int | None | UnsetType = UNSET,
+        response_format: dict[str, Any] | None | UnsetType = UNSET,
+        tool_choice: str | dict[str, Any] | None | UnsetType = UNSET,
+        options: dict[str, Any] | UnsetType = UNSET,
         run_id: str | None | UnsetType = UNSET,
         timeout_s: float | None | UnsetType = UNSET,
     ) -> ModelsCompleteResult:
@@ -2588,6 +2684,9 @@ class ModelsApi:
             stream=stream,
             temperature=temperature,
             max_tokens=max_tokens,
+            response_format=response_format,
+            tool_choice=tool_choice,
+            options=options,
             run_id=run_id,
             timeout_s=timeout_s,
         )

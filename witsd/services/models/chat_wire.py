@@ -56,6 +56,11 @@ def request_body(
         body["temperature"] = request.temperature
     if request.max_tokens is not None:
         body["max_completion_tokens" if new_limit else "max_tokens"] = request.max_tokens
+    if request.response_format is not None:
+        body["response_format"] = request.response_format
+    if request.tool_choice is not None and request.tools:
+        body["tool_choice"] = request.tool_choice
+    body = {**request.options, **body}
     if stream:
         body["stream"] = True
         if usage:

@@ -18,9 +18,10 @@ from witsd.services.models.offline import OfflineProvider
 from witsd.services.models.openai import OPENAI_URL, OpenAIProvider, system_jitter
 from witsd.services.models.provider import Provider
 from witsd.services.models.replay import ReplayProvider
+from witsd.services.models.routing import Router
 from witsd.services.models.scripted import ScriptedProvider
 from witsd.values.clock import Clock
-from witsd.values.config_models import ModelsConfig, ProviderConfig, ProviderKind
+from witsd.values.config_models import ModelsConfig, ProviderConfig, ProviderKind, ProviderLimits
 
 _OLLAMA_PORT = 11434
 
@@ -39,11 +40,19 @@ async def open_models(
     Reads ``.env`` in ``config_dir`` and nothing else: no server is asked before the first call.
     """
     environment = await trio.to_thread.run_sync(read_environment, env, config_dir)
+    providers = find_providers(
+        config, environment=environment, env=env, config_dir=config_dir, clock=clock, jitter=jitter
+    )
     models = Models(
-        find_providers(
-            config, environment=environment, env=env, config_dir=config_dir, clock=clock, jitter=jitter
-        ),
-        default=config.default,
+        Router(providers, config.default, config.routes),
+        clock,
+        config.prices,
+        {
+            provider.name: ProviderLimits(
+                concurrency=provider.concurrency, call_timeout_s=provider.call_timeout_s
+            )
+            for provider in config.providers
+        },
     )
     try:
         yield models

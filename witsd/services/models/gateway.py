@@ -1,34 +1,49 @@
-"""The gateway: finds the model a caller means, checks that it may, and hands the call on.
+"""The gateway: every call of a model goes through here, wherever it comes from.
 
-A name is ``auto``, a provider (its default model), ``provider/model``, or a model that some provider
-lists. ``auto`` is the configured default where there is one, else the first chat model that is available, in
-the providers' order, ``offline`` being the last. A model named outright, here or as the default, is that model or an
-error.
+It finds the model a caller means (``routing``), checks that it may and that it is paid for (``budgets``), bounds the
+call in time and in number, goes on to the next of a route where one fails, and writes down what was used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import attrs
 import msgspec
 import trio
 
-from witsd.services.models.provider import Deltas, EmbeddingProvider, OnDelta, Provider
+from witsd.services.budgets import Hold, hold, least
+from witsd.services.models.metering import Called, Meter, Tab
+from witsd.services.models.prices import Price, completed, find_price, fitted, tokens_in, tokens_of
+from witsd.services.models.provider import Deltas, EmbeddingProvider, Provider, extra_try
+from witsd.services.models.routing import Router, Target
 from witsd.values.actor import Actor
-from witsd.values.errors import InvalidParams, ModelError, NotFound, Timeout
+from witsd.values.clock import Clock
+from witsd.values.config_models import DEFAULT_LIMITS, PriceConfig, ProviderLimits
+from witsd.values.errors import (
+    InvalidParams,
+    LimitExceeded,
+    ModelError,
+    NotFound,
+    Overloaded,
+    PermissionDenied,
+    Timeout,
+    WitsdError,
+)
+from witsd.values.items import ItemStatus
 from witsd.values.wire.common import UNSET
 from witsd.values.wire.models import (
-    Model,
     ModelPage,
     ModelsCompleteParams,
     ModelsCompleteResult,
     ModelsListParams,
 )
+from witsd.values.wire.runs import Usage
 
-#: How many names an error lists.
-_SHOWN = 8
+#: Calls that may wait for room at one provider.
+_MAX_WAITING = 1000
 
 
 class Progress(Protocol):
@@ -41,11 +56,68 @@ class Progress(Protocol):
 
 
 @attrs.define(eq=False)
+class _Heard:
+    """Passes on what a model says, and counts it."""
+
+    wanted: Deltas | None
+    chars: int = 0
+
+    @property
+    def deltas(self) -> Deltas | None:
+        wanted = self.wanted
+        if wanted is None:
+            return None
+        think = wanted.thought
+
+        async def text(piece: str) -> None:
+            self.chars += len(piece)
+            await wanted.text(piece)
+
+        async def thought(piece: str) -> None:
+            if think is not None:
+                self.chars += len(piece)
+                await think(piece)
+
+        return Deltas(text, thought)
+
+
+@attrs.define(eq=False)
+class _Room:
+    """How many calls a provider may have at once."""
+
+    limits: ProviderLimits
+    _free: trio.Semaphore = attrs.field(init=False)
+    _waiting: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self._free = trio.Semaphore(self.limits.concurrency)
+
+    @asynccontextmanager
+    async def enter(self, provider: str) -> AsyncIterator[None]:
+        if self._waiting >= _MAX_WAITING:
+            raise Overloaded(f"{_MAX_WAITING} calls wait for {provider} already", retry_after_ms=1000)
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+@attrs.define(eq=False)
 class Models:
     """Serves ``models/list`` and ``models/complete`` over ``providers``, in their order."""
 
-    providers: Sequence[Provider]
-    default: str = "auto"
+    router: Router
+    clock: Clock
+    prices: Sequence[PriceConfig] = ()
+    limits: Mapping[str, ProviderLimits] = attrs.field(factory=dict)
+    #: Set once there are runs to pay for.
+    meter: Meter | None = None
+    _rooms: dict[str, _Room] = attrs.field(factory=dict)
 
     async def list(self, actor: Actor, params: ModelsListParams) -> ModelPage:
         """The models of every provider; an agent sees those it is granted.
@@ -58,10 +130,7 @@ class Models:
             start = -1
         if start < 0:
             raise InvalidParams("params.cursor: give back what next_cursor said", path="params.cursor")
-        rows = [row for row in await self._rows() if _granted(actor, row.provider, row.name)]
-        chosen = await self._auto(actor)
-        if chosen is not None:
-            rows = [msgspec.structs.replace(row, default=(row.provider, row.name) == chosen) for row in rows]
+        rows = await self.router.rows(actor)
         page = tuple(rows[start : start + params.limit])
         end = start + len(page)
         return ModelPage(items=page, next_cursor=str(end) if end < len(rows) else UNSET)
@@ -71,12 +140,13 @@ class Models:
     ) -> ModelsCompleteResult:
         """One call. With ``params.stream`` and a caller that wants progress, pieces come as its ``delta``.
 
-        Raises ``NotFound`` for a model nobody has, ``PermissionDenied`` without the grant, ``ModelError``
-        from the provider, ``Timeout`` after ``params.timeout_s``.
+        Raises ``NotFound`` for a model or a run that is not there, ``PermissionDenied`` without the grant,
+        ``LimitExceeded`` where a budget does not suffice, ``ModelError`` from the provider, ``Overloaded``,
+        ``Timeout`` after ``params.timeout_s``.
         """
         if not params.messages:
             raise InvalidParams("params.messages: there is nothing to answer", path="params.messages")
-        on_delta: OnDelta | None = None
+        on_delta: Deltas | None = None
         if params.stream and progress.wanted:
 
             async def on_text(text: str) -> None:
@@ -87,111 +157,128 @@ class Models:
 
             on_delta = Deltas(on_text, on_thought)
 
+        tab = Tab() if self.meter is None else self.meter.begin(actor, params.run_id)
         with trio.move_on_after(params.timeout_s if params.timeout_s is not None else float("inf")):
-            provider, model = await self._resolve(actor, params.model)
-            return await provider.complete(params, model, on_delta)
+            with tab.open():
+                return await self._by_route(actor, params, on_delta, tab)
         raise Timeout(f"the model did not finish within {params.timeout_s:g} s: raise timeout_s")
 
     async def aclose(self) -> None:
         """Close every provider."""
-        for provider in self.providers:
+        for provider in self.router.providers:
             await provider.aclose()
-
-    # -- which model --------------------------------------------------------------------------------
-
-    async def _resolve(self, actor: Actor, name: str | None) -> tuple[Provider, str]:
-        if name is None or name in ("", "auto"):
-            name = self.default
-        if name == "auto":
-            chosen = await self._first_available(actor)
-            if chosen is None:
-                # Only grants can have taken everything away: `offline` is always there.
-                actor.require_grant("models", "offline")
-                raise NotFound("no model is available", kind="model", id="auto")
-        else:
-            chosen = await self._named(name)
-            if not _granted(actor, *chosen):
-                actor.require_grant("models", "/".join(chosen))
-        return self._provider(chosen[0]), chosen[1]
-
-    async def _auto(self, actor: Actor) -> tuple[str, str] | None:
-        """The model ``auto`` means for this actor now: ``(provider, model)``; None where it leads nowhere."""
-        if self.default == "auto":
-            return await self._first_available(actor)
-        try:
-            return await self._named(self.default)
-        except (NotFound, ModelError):
-            return None
-
-    async def _first_available(self, actor: Actor) -> tuple[str, str] | None:
-        for provider in self.providers:
-            for row in await provider.models():
-                if row.available and row.kind == "chat" and _granted(actor, provider.name, row.name):
-                    return provider.name, row.name
-        return None
-
-    async def _named(self, name: str) -> tuple[str, str]:
-        """Raises ``NotFound``, or ``ModelError`` when it is known but cannot be used."""
-        head, _, rest = name.partition("/")
-        for provider in self.providers:
-            if provider.name == name:
-                rows = await provider.models()
-                return _usable(next((row for row in rows if row.kind == "chat"), rows[0]))
-            if provider.name == head and rest:
-                return provider.name, rest
-        rows = await self._rows()
-        for wanted in (name, f"{name}:latest"):
-            found = [row for row in rows if row.name == wanted]
-            if found:
-                return _usable(next((row for row in found if row.available), found[0]))
-        shown = ", ".join(
-            f"{row.provider}/{row.name}" for row in rows if row.available and row.kind == "chat"
-        )
-        silent = "; ".join(dict.fromkeys(str(row.reason) for row in rows if not row.available))
-        raise NotFound(
-            f"no provider lists a model {name!r}. There are: {_shortened(shown)}."
-            + (f" Not available: {silent}." if silent else "")
-            + " A model that is not listed is named PROVIDER/MODEL",
-            kind="model",
-            id=name,
-        )
-
-    async def _rows(self) -> tuple[Model, ...]:
-        """Every provider's models, asked all at once, in the providers' order."""
-        found: dict[int, tuple[Model, ...]] = {}
-
-        async def ask(index: int, provider: Provider) -> None:
-            found[index] = await provider.models()
-
-        async with trio.open_nursery() as nursery:
-            for index, provider in enumerate(self.providers):
-                nursery.start_soon(ask, index, provider)
-        return tuple(row for _, rows in sorted(found.items()) for row in rows)
 
     def embedding_provider(self, name: str) -> EmbeddingProvider | None:
         """The provider of that name, if it embeds."""
-        for provider in self.providers:
+        for provider in self.router.providers:
             if provider.name == name and isinstance(provider, EmbeddingProvider):
                 return provider
         return None
 
-    def _provider(self, name: str) -> Provider:
-        return next(provider for provider in self.providers if provider.name == name)
+    # -- one call -----------------------------------------------------------------------------------
+
+    async def _by_route(
+        self, actor: Actor, params: ModelsCompleteParams, on_delta: Deltas | None, tab: Tab
+    ) -> ModelsCompleteResult:
+        names = self.router.expand(params.model)
+        heard = _Heard(on_delta)
+        failed: list[tuple[str, WitsdError]] = []
+        for name in names:
+            try:
+                target = await self.router.resolve(actor, name, asked=params.model)
+                return await self._call(target, params, heard, tab)
+            except (ModelError, NotFound, PermissionDenied, Overloaded) as error:
+                if heard.chars or len(names) == 1:  # what has been said cannot be taken back
+                    raise
+                failed.append((name, error))
+        raise _none_answered(params.model or "auto", failed)
+
+    async def _call(
+        self, target: Target, params: ModelsCompleteParams, heard: _Heard, tab: Tab
+    ) -> ModelsCompleteResult:
+        provider, model = target.provider, target.model
+        price = self.price(provider, model)
+        asked = tokens_in(params)
+        params, held = _reserve(tab, params, price, asked, f"{provider.name}/{model}")
+        begun = self.clock.monotonic()
+
+        def over(usage: Usage, name: str, status: ItemStatus = "completed", error: str = "") -> None:
+            held.settle(usage)
+            took = (self.clock.monotonic() - begun) * 1000
+            told = Called(
+                provider=provider.name, model=name, usage=usage, duration_ms=took, status=status, error=error
+            )
+            tab.note(told)
+
+        def broken(status: ItemStatus, error: str, *, asked: int) -> None:
+            tokens = tokens_of(heard.chars)
+            cost = price.of(asked, tokens) if price is not None else 0.0
+            usage = Usage(input_tokens=asked, output_tokens=tokens, calls=held.calls, cost_usd=cost)
+            over(usage, model or provider.name, status, error)
+
+        try:
+            result = await self._in_time(provider, model, params, heard.deltas, held)
+        except WitsdError as error:
+            # What is refused outright is not billed; what breaks off has been read, and answered in part.
+            broken("failed", error.name, asked=asked if heard.chars else 0)
+            raise
+        except BaseException:
+            broken("cancelled", "cancelled", asked=asked)
+            raise
+        usage = completed(result, price, asked=asked, calls=held.calls)
+        over(usage, result.model)
+        return msgspec.structs.replace(result, usage=usage)
+
+    async def _in_time(
+        self, provider: Provider, model: str, params: ModelsCompleteParams, on_delta: Deltas | None, held: Hold
+    ) -> ModelsCompleteResult:
+        limits = self.limits.get(provider.name, DEFAULT_LIMITS)
+        room = self._rooms.get(provider.name)
+        if room is None:
+            room = self._rooms[provider.name] = _Room(limits)
+        async with room.enter(provider.name):
+            token = extra_try.set(held.another)
+            try:
+                with trio.move_on_after(limits.call_timeout_s):
+                    return await provider.complete(params, model, on_delta)
+            finally:
+                extra_try.reset(token)
+        raise ModelError(
+            f"{provider.name} did not finish its answer within {limits.call_timeout_s:g} s: raise call_timeout_s of "
+            f"[providers.{provider.name}], or ask for less",
+            provider=provider.name,
+            status=None,
+            retryable=True,
+        )
+
+    def price(self, provider: Provider, model: str) -> Price | None:
+        """What a model of a provider costs; None where nobody has said."""
+        return find_price(self.prices, provider.kind, provider.name, model)
 
 
-def _granted(actor: Actor, provider: str, model: str) -> bool:
-    """A grant may name the model with its provider or without."""
-    return actor.granted("models", f"{provider}/{model}") or actor.granted("models", model)
+def _reserve(
+    tab: Tab, params: ModelsCompleteParams, price: Price | None, asked: int, name: str
+) -> tuple[ModelsCompleteParams, Hold]:
+    left = least(tab.accounts)
+    if price is None and left.cost_usd is not UNSET:
+        raise LimitExceeded(
+            f"{name} has no price, and a budget in US dollars counts: add [prices.{name!r}] with input_usd and "
+            "output_usd, for a million tokens, to witsd.toml (0 where it costs nothing)",
+            limit="budget.cost_usd",
+            value=left.cost_usd,
+        )
+    params, answer = fitted(params, left, price, asked)
+    usd = price.of(asked, answer) if price is not None else 0.0
+    return params, hold(tab.accounts, tokens=asked + answer, usd=usd)
 
 
-def _usable(row: Model) -> tuple[str, str]:
-    if not row.available:
-        raise ModelError(str(row.reason), provider=row.provider, status=None)
-    if row.kind != "chat":
-        raise ModelError(f"{row.name} is no chat model", provider=row.provider, status=None)
-    return row.provider, row.name
-
-
-def _shortened(names: str) -> str:
-    parts = names.split(", ")
-    return ", ".join(parts[:_SHOWN]) + (f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else "")
+def _none_answered(name: str, failed: Sequence[tuple[str, WitsdError]]) -> WitsdError:
+    if all(isinstance(error, PermissionDenied) for _, error in failed):
+        return failed[0][1]
+    last = next((error for _, error in reversed(failed) if isinstance(error, ModelError)), failed[-1][1])
+    return ModelError(
+        f"none of the models of {name} answered. " + "; ".join(f"{each}: {error.message}" for each, error in failed),
+        provider=str(last.data.get("provider", "")),
+        status=last.data.get("status"),
+        retryable=any(bool(error.data.get("retryable")) for _, error in failed),
+    )

@@ -15,7 +15,7 @@ from witsd.services.models.answers import StreamedError, WireError
 from witsd.services.models.http_client import Chunks, HttpClient, HttpFailed
 from witsd.services.models.http_errors import Refusal, Server, refusal
 from witsd.services.models.keys import KeyUnavailable, Secret
-from witsd.services.models.provider import Deltas, OnDelta
+from witsd.services.models.provider import Deltas, OnDelta, extra_try
 from witsd.services.models.sse import SseEvent, SseParser, SseTooLong
 from witsd.values.clock import Clock
 from witsd.values.config_models import ProviderConfig
@@ -206,12 +206,14 @@ class HttpProvider:
             except HttpFailed as failed:
                 failure = failed.failure
             if known != self.learnt():
+                extra_try.get()()
                 continue
             wait = failure.retry_after_s
             if wait is None:
                 wait = backoff_s(attempt, self.jitter())
             if too_late() or not failure.worth_another or attempt >= self.config.retries or wait > MAX_WAIT_S:
                 raise failure.error
+            extra_try.get()()
             attempt += 1
             await self.sleep(wait)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -29,6 +30,14 @@ class Deltas:
         return on_delta if isinstance(on_delta, Deltas) else Deltas(on_delta)
 
 
+def _unpaid() -> None:
+    """Nobody counts."""
+
+
+#: To be called before each further try of the same call: it raises ``LimitExceeded`` where a budget has none left.
+extra_try: ContextVar[Callable[[], None]] = ContextVar("extra_try", default=_unpaid)
+
+
 class Provider(Protocol):
     """One place that answers model calls. Its ``name`` is what stands before ``/`` in a model's name."""
 
@@ -52,6 +61,7 @@ class Provider(Protocol):
 
         ``on_delta`` None: nobody wants pieces. Where it is given but the model cannot stream, it is
         never called; where it is a ``Deltas``, reasoning goes to its ``thought``.
+        A provider that tries again calls ``extra_try`` before it does.
         Raises ``ModelError`` with ``provider``, ``status`` (HTTP's, or None) and
         ``retryable``.
         """

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from witsd.values.spec import AgentSpec
+from witsd.values.wire.budgets import BudgetState
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
 from witsd.values.wire.metrics import RaisedAlert, RequestStats, VitalsSample
 
@@ -22,8 +23,9 @@ class Agent(Struct, frozen=True, kw_only=True):
 
     ``reason`` says why it is in ``backoff`` or ``failed``, or for whom it waits while ``starting`` or ``stopping``;
     ``container`` what holds its whole process tree, while it has one. ``agents/get`` and ``agents/list`` also tell
-    ``vitals`` (while it has a process that was sampled), ``requests`` (of the last five minutes, where there were any)
-    and ``alerts`` (where any is up); others leave them out.
+    ``vitals`` (while it has a process that was sampled), ``budget`` (where there is one, or it has spent anything on
+    models), ``requests`` (of the last five minutes, where there were any) and ``alerts`` (where any is up); others
+    leave them out.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Agent(Struct, frozen=True, kw_only=True):
     requests: RequestStats | UnsetType = UNSET
     alerts: tuple[RaisedAlert, ...] | UnsetType = UNSET
     container: AgentContainer | UnsetType = UNSET
+    budget: BudgetState | UnsetType = UNSET
 
 
 class AgentPage(Struct, frozen=True, kw_only=True):

@@ -151,6 +151,17 @@ class AuditData(Struct, frozen=True, kw_only=True):
     code: int | UnsetType = UNSET
 
 
+class ModelCallData(Struct, frozen=True, kw_only=True):
+    """A model was called outside a run; a run's calls are its usage items. ``error``: the name of what went wrong."""
+
+    actor: str
+    provider: str
+    model: str
+    usage: Usage
+    duration_ms: float
+    error: str | UnsetType = UNSET
+
+
 class SystemData(Struct, frozen=True, kw_only=True):
     version: str
     pid: int
@@ -185,6 +196,7 @@ EVENT_TYPES: dict[str, type] = {
     "memory.deleted": MemoryDeletedData,
     "audit.call": AuditData,
     "audit.refused": AuditData,
+    "model.called": ModelCallData,
     "system.started": SystemData,
     "system.stopped": SystemData,
 }

@@ -74,7 +74,12 @@ class ToolDefinition(Struct, frozen=True, kw_only=True):
 
 
 class ModelsCompleteParams(Struct, frozen=True, kw_only=True):
-    """``model`` absent or ``auto``: the first that is available, else ``offline``."""
+    """``model`` absent or ``auto``: the first that is available, else ``offline``; the name of a route: its first
+    that answers. ``run_id``: the run that it is for, and whose budget it spends; an agent that is on one run alone
+    need not say.
+
+    ``options``: further fields for the provider, named as its API names them (``stop``, ``seed``, ``top_p`` ...).
+    """
 
     messages: tuple[ChatMessage, ...]
     model: str | None = None
@@ -82,6 +87,10 @@ class ModelsCompleteParams(Struct, frozen=True, kw_only=True):
     stream: bool = False
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    #: As OpenAI's API has them; a provider of another kind does with them what it can.
+    response_format: dict[str, Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=3600)] | None = None
 

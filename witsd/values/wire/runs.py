@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from witsd.values.items import Item
+from witsd.values.spec import Budget
+from witsd.values.wire.budgets import BudgetState
 from witsd.values.wire.common import UNSET, Limit, Timestamp, UnsetType
 
 RunStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted"]
@@ -52,6 +54,9 @@ class Run(Struct, frozen=True, kw_only=True):
     error: ErrorInfo | UnsetType = UNSET
     #: Why it was cancelled or interrupted.
     reason: str | UnsetType = UNSET
+    #: The run that has delegated it.
+    parent_run_id: str | UnsetType = UNSET
+    budget: BudgetState | UnsetType = UNSET
     started_at: Timestamp | UnsetType = UNSET
     ended_at: Timestamp | UnsetType = UNSET
 
@@ -64,12 +69,19 @@ class RunPage(Struct, frozen=True, kw_only=True):
 
 
 class RunsStartParams(Struct, frozen=True, kw_only=True):
+    """``parent_run_id``: from an agent, its run that delegates this one; where it is on one alone, that is meant.
+
+    A delegated run spends the budgets of the other, too. ``budget`` bounds this run, within them.
+    """
+
     agent: str
     input: str | RunInput
     session_id: str | None = None
     stream: bool | None = None
     idempotency_key: str | None = None
     timeout_s: Timeout | None = None
+    parent_run_id: str | None = None
+    budget: Budget | None = None
 
 
 class RunStarted(Struct, frozen=True, kw_only=True):
