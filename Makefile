@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 PROJECTS := pyproject.toml clients/python/pyproject.toml
+# So many tests run at a time: most wait for a daemon more than they compute.
+WORKERS ?= 4
 
 .PHONY: help run test check generate bench bench-recall lock wheels clean
 
@@ -32,7 +34,7 @@ run: $(VENV)/.run
 
 test: check
 	@echo 'testing the daemon'
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 	@echo 'testing the client'
 	@cd clients/python && ../../$(BIN)/python -m pytest
 

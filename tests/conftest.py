@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+import compileall
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Fixtures that many tests of a file share: those tests go to one worker, or each worker makes its own.
+SHARED = {"cipher", "minilm", "modules", "shared", "wheels"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile what the tests start, once.
+
+    Where ``PYTHONDONTWRITEBYTECODE`` is set each of a thousand daemons would compile its own source anew, which
+    takes it as long as all the rest of its start.
+    """
+    if not hasattr(config, "workerinput"):
+        for folder in ("witsd", "clients/python/witsd_client", "tests/agents", "tests/support"):
+            compileall.compile_dir(ROOT / folder, quiet=2)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares a fixture; before xdist looks at the groups."""
+    for item in items:
+        for name in SHARED.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))

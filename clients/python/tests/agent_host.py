@@ -13,6 +13,9 @@ import anyio
 from witsd_client import Agent
 from witsd_client.transport import DescriptorTransport
 
+#: Far more than anything here takes on a slow, busy machine.
+PATIENCE_S = 60.0
+
 
 class Host:
     def __init__(self, sock: socket.socket) -> None:
@@ -41,7 +44,7 @@ class Host:
 
     async def until(self, wanted: Any) -> dict[str, Any]:
         """The first message for which ``wanted`` is true, waiting for it if need be."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while True:
                 for message in self.got:
                     if wanted(message):
@@ -104,14 +107,15 @@ async def hosted(agent: Agent) -> AsyncIterator[Host]:
     host = Host(ours)
     transport = DescriptorTransport(os.dup(theirs.fileno()), os.dup(theirs.fileno()))
     theirs.close()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(agent.serve_on, transport)
-        tasks.start_soon(host.read)
-        try:
-            yield host
-        finally:
-            # The daemon hangs up: whatever goes on, the agent ends.
-            tasks.cancel_scope.deadline = anyio.current_time() + 10
-            ours.shutdown(socket.SHUT_WR)
-    ours.close()
+    # Closed also after a failure: left open it would fail a later test, too.
+    with ours:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agent.serve_on, transport)
+            tasks.start_soon(host.read)
+            try:
+                yield host
+            finally:
+                # The daemon hangs up: whatever goes on, the agent ends.
+                tasks.cancel_scope.deadline = anyio.current_time() + PATIENCE_S
+                ours.shutdown(socket.SHUT_WR)
     assert not tasks.cancel_scope.cancelled_caught, "the agent did not end"

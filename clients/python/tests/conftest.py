@@ -27,4 +27,6 @@ async def daemon(tmp_path: Path) -> AsyncIterator[FakeDaemon]:
     async with anyio.create_task_group() as tasks:
         await fake.listen(tasks)
         yield fake
+        # To cancel a read at the moment in which the other side hangs up is an error of anyio's on asyncio.
+        await fake.until(lambda: not fake.peers)
         tasks.cancel_scope.cancel()

@@ -182,7 +182,7 @@ class FakeDaemon:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when the condition holds; looked at whenever something has been heard."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while not condition():
                 with anyio.move_on_after(0.05):
                     await self._noted.wait()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +222,7 @@ async def test_waiting_for_a_connection_is_bounded(daemon: FakeDaemon) -> None:
     async with connect(daemon.path, reconnect_timeout_s=0.2) as client:
         daemon.path.unlink()
         await daemon.drop()
-        with anyio.fail_after(5), pytest.raises(ConnectionLost):
+        with anyio.fail_after(60), pytest.raises(ConnectionLost):
             await client.ping()
 
 
@@ -228,7 +230,7 @@ async def test_token_revoked_while_away(daemon: FakeDaemon) -> None:
     async with connect(daemon.path, token="t") as client:
         daemon.refuse_initialize = WireError(-32004, "revoked", name="unauthenticated")
         await daemon.drop()
-        with anyio.fail_after(5), pytest.raises(Unauthenticated):
+        with anyio.fail_after(60), pytest.raises(Unauthenticated):
             await client.ping()
 
 
@@ -256,12 +258,10 @@ async def test_limits_are_kept(daemon: FakeDaemon) -> None:
 async def test_calls_wait_while_the_daemon_does_not_read(tmp_path: Path) -> None:
     """Memory stays bounded: above the high-water mark a caller waits."""
     from witsd_client.connection import open_connection
-    from witsd_client.transport import StreamTransport
 
     gate = anyio.Event()
 
-    class Stuck(StreamTransport):
-        def __init__(self) -> None: ...
+    class Stuck:
         async def receive(self) -> list[bytes] | None:
             await anyio.sleep_forever()
             return None
@@ -271,16 +271,49 @@ async def test_calls_wait_while_the_daemon_does_not_read(tmp_path: Path) -> None
 
         async def aclose(self) -> None: ...
 
-    async with open_connection(Stuck()) as connection:
-        sent = 0
-        with anyio.move_on_after(0.3):
-            while True:
-                await connection.notify("n", {"text": "x" * 100_000})
-                sent += 1
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while not gate.is_set():
+            await connection.notify("n", {"text": "x" * 100_000})
+            sent += 1
+
+    async with open_connection(Stuck()) as connection, anyio.create_task_group() as tasks:
+        tasks.start_soon(send)
+        await anyio.wait_all_tasks_blocked()
         assert HIGH_WATER // 100_000 <= sent <= HIGH_WATER // 100_000 + 2
         gate.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             await connection.notify("n")
+
+
+async def test_a_daemon_that_takes_no_more_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many wait already as may: one more waits for its turn, but not for ever."""
+    from witsd_client.transport import dial
+
+    path = tmp_path / "witsd.sock"
+    with socket.socket(socket.AF_UNIX) as busy, ExitStack() as waiting:
+        busy.bind(str(path))
+        busy.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                one = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                one.setblocking(False)
+                one.connect(str(path))
+        with monkeypatch.context() as patch:
+            patch.setattr("witsd_client.transport.HANDSHAKE_TIMEOUT_S", 0.1)
+            with pytest.raises(DaemonNotRunning, match="takes no more connections"):
+                await dial(path)
+        async with anyio.create_task_group() as tasks:
+
+            async def take_one() -> None:
+                await anyio.wait_all_tasks_blocked()
+                busy.accept()[0].close()
+
+            tasks.start_soon(take_one)
+            transport = await dial(path)
+        await transport.aclose()
 
 
 async def test_websocket(daemon: FakeDaemon) -> None:

@@ -43,7 +43,7 @@ async def test_echo_is_under_ten_lines_and_works() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         run = {"jsonrpc": "2.0", "id": 1, "method": "runs/execute", "params": {"run_id": "r", "input": {"text": "a b"}}}
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await process.stdin.send(json.dumps(run).encode() + b"\n")
             await process.stdin.send(b'{"jsonrpc":"2.0","id":2,"method":"shutdown"}\n')
             lines = b"".join([chunk async for chunk in process.stdout]).splitlines()

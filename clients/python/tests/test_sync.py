@@ -36,7 +36,7 @@ async def test_calls_events_and_ask(daemon: FakeDaemon, anyio_backend: str) -> N
                 assert [getattr(next(events), "seq", None) for _ in range(3)] == [1, 2, 3]
             assert [getattr(event, "type", None) for event in client.stream_run("r1")][-1] == "run.completed"
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await anyio.to_thread.run_sync(use)
 
 
@@ -45,5 +45,5 @@ async def test_an_exception_in_the_block_comes_out(daemon: FakeDaemon, anyio_bac
         with pytest.raises(ZeroDivisionError), connect(daemon.path, backend=anyio_backend):
             raise ZeroDivisionError
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await anyio.to_thread.run_sync(use)

@@ -36,7 +36,7 @@ from witsd_client.paths import MAX_SOCKET_PATH, Paths
 #: Longest message taken from the other side, so that nothing it sends can exhaust memory.
 MAX_MESSAGE_BYTES = 64 << 20
 _CHUNK = 65536
-#: How long a WebSocket handshake may take.
+#: How long being connected, or a WebSocket handshake, may take.
 HANDSHAKE_TIMEOUT_S = 10.0
 
 
@@ -84,33 +84,12 @@ class LineSplitter:
         return b"".join(self._parts).strip()
 
 
-class StreamTransport:
-    """Newline-delimited JSON over an anyio byte stream."""
-
-    def __init__(self, stream: anyio.abc.ByteStream, max_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        self._stream = stream
-        self._lines = LineSplitter(max_bytes)
-
-    async def receive(self) -> list[bytes] | None:
-        while True:
-            try:
-                chunk = await self._stream.receive(_CHUNK)
-            except anyio.EndOfStream:
-                rest = self._lines.rest()
-                self._lines = LineSplitter()
-                return [rest] if rest else None
-            if lines := self._lines.feed(chunk):
-                return lines
-
-    async def send(self, messages: Sequence[bytes]) -> None:
-        await self._stream.send(b"\n".join(messages) + b"\n")
-
-    async def aclose(self) -> None:
-        await anyio.aclose_forcefully(self._stream)
-
-
 class DescriptorTransport:
-    """Newline-delimited JSON over a pair of file descriptors, which it owns: an agent's stdin and stdout."""
+    """Newline-delimited JSON over a pair of file descriptors, which it owns.
+
+    They are an agent's stdin and stdout, or twice the same socket. A socket is no anyio stream here: under
+    asyncio those report an error to the loop when a read is cancelled just as something arrives.
+    """
 
     def __init__(self, read_fd: int, write_fd: int, max_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self._read_fd = read_fd
@@ -271,13 +250,30 @@ async def _dial_unix(path: str) -> Transport:
             "set WITSD_LISTEN_UNIX or XDG_RUNTIME_DIR to a shorter one",
         )
     try:
-        return StreamTransport(await anyio.connect_unix(path))
+        with anyio.fail_after(HANDSHAKE_TIMEOUT_S):
+            descriptor = await _connect_unix(path)
+    except TimeoutError:
+        raise DaemonNotRunning(path, "it is there, but takes no more connections") from None
     except FileNotFoundError:
         raise DaemonNotRunning(path) from None
     except ConnectionRefusedError:
         raise DaemonNotRunning(path, "the socket is there, but nobody listens") from None
     except OSError as error:
         raise DaemonNotRunning(path, error.strerror or str(error)) from error
+    return DescriptorTransport(descriptor, descriptor)
+
+
+async def _connect_unix(path: str) -> int:
+    """The descriptor of a connected socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        while True:
+            await anyio.lowlevel.checkpoint()
+            try:
+                sock.connect(path)
+                return sock.detach()
+            except BlockingIOError:  # as many wait already as may, and nothing tells when one no longer does
+                await anyio.sleep(0.01)
 
 
 async def _dial_websocket(url: str) -> Transport:
