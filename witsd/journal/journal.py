@@ -56,6 +56,11 @@ class Tx:
         """Run one statement and return all its rows."""
         return self._db.execute(sql, params).fetchall()
 
+    def insert(self, sql: str, params: Sequence[Any] = ()) -> int:
+        """Insert one row and return its rowid. ``RETURNING`` would set a savepoint, at which text indexes are written."""
+        self._db.execute(sql, params)
+        return self._db.last_insert_rowid()
+
     def emit(self, *entries: Entry) -> None:
         """Append these events in the same transaction, after what was appended before."""
         self.entries.extend(entries)
@@ -245,7 +250,10 @@ class Journal:
     ) -> tuple[list[Event], list[Ticket[Any]], Exception | None]:
         """Returns what has been committed, and where the disk failed the tickets that were not, and why."""
         try:
-            return self._commit_batch(db, batch), [], None
+            try:
+                return self._commit_batch(db, batch), [], None
+            except _HalfDoneError:
+                return self._commit_batch(db, batch, savepoints=True), [], None
         except MEDIUM_ERRORS as error:
             return [], batch, error
         except STATEMENT_ERRORS:
@@ -254,7 +262,7 @@ class Journal:
         events: list[Event] = []
         for place, ticket in enumerate(batch):
             try:
-                events += self._commit_batch(db, [ticket])
+                events += self._commit_batch(db, [ticket], savepoints=True)
             except MEDIUM_ERRORS as error:
                 return events, batch[place:], error
             except STATEMENT_ERRORS as error:
@@ -262,8 +270,11 @@ class Journal:
                 ticket._error = error
         return events, [], None
 
-    def _commit_batch(self, db: apsw.Connection, batch: list[Ticket[Any]]) -> list[Event]:
-        pending = _Pending(db, self._streams, self._last_pos, self._clock.wall_us())
+    def _commit_batch(
+        self, db: apsw.Connection, batch: list[Ticket[Any]], *, savepoints: bool = False
+    ) -> list[Event]:
+        """Raises ``_HalfDoneError`` where only ``savepoints`` can undo the work of one ticket alone."""
+        pending = _Pending(db, self._streams, self._last_pos, self._clock.wall_us(), savepoints)
         db.execute("BEGIN IMMEDIATE")
         try:
             for ticket in batch:
@@ -296,11 +307,18 @@ def _empty_log(db: apsw.Connection) -> None:
         db.set_busy_timeout(5000)
 
 
+class _HalfDoneError(Exception):
+    """A ticket has failed after it had written something."""
+
+
 class _Pending:
     """A batch being turned into rows: inserts are gathered so that SQLite runs one ``executemany`` each."""
 
-    def __init__(self, db: apsw.Connection, streams: dict[str, list[int]], pos: int, now_us: int) -> None:
+    def __init__(
+        self, db: apsw.Connection, streams: dict[str, list[int]], pos: int, now_us: int, savepoints: bool
+    ) -> None:
         self._db = db
+        self._savepoints = savepoints
         self._streams = streams
         self.pos = pos
         self._now_us = now_us
@@ -341,22 +359,32 @@ class _Pending:
         return counter
 
     def run(self, ticket: Ticket[Any]) -> None:
-        """A ticket with work of its own runs inside a savepoint, so that what it raises undoes it alone."""
+        """Run a ticket's own work. What it raises undoes it alone, where it has written anything by then.
+
+        A savepoint for each ticket would do, but at each of them FTS5 writes out what it has gathered, which makes
+        small writes half as slow again; so there are savepoints only where the batch is tried again for want of them.
+        """
         self.flush()
         assert ticket.work is not None
         ticket._error = None  # of an earlier try, in a batch that was rolled back
         tx = Tx(self._db, self._now_us)
-        self._db.execute("SAVEPOINT ticket")
+        before = self._db.total_changes()
+        if self._savepoints:
+            self._db.execute("SAVEPOINT ticket")
         try:
             ticket._value = ticket.work(tx)
         except MEDIUM_ERRORS:
             raise
-        except Exception as error:  # noqa: BLE001 - the caller's own, handed back to the caller
-            self._db.execute("ROLLBACK TO ticket")
-            self._db.execute("RELEASE ticket")
+        except Exception as error:  # the caller's own, handed back to the caller
+            if self._savepoints:
+                self._db.execute("ROLLBACK TO ticket")
+                self._db.execute("RELEASE ticket")
+            elif self._db.total_changes() != before:
+                raise _HalfDoneError from error
             ticket._error = error
             return
-        self._db.execute("RELEASE ticket")
+        if self._savepoints:
+            self._db.execute("RELEASE ticket")
         ticket.events = self.add(tx.entries)
 
     def flush(self) -> None:

@@ -21,15 +21,18 @@ def word_of(namespace_id: int) -> str:
     return f"n{namespace_id}"
 
 
-def put(tx: Tx, rowid: int) -> None:
-    """Index a record that is in the table already, and tell its neighbours before it."""
+def put(tx: Tx, rowid: int, *, newest: bool = False) -> None:
+    """Index a record that is in the table already, and tell its neighbours before it.
+
+    ``newest``: it has only just come, so that nothing stands after it.
+    """
     values = tx.execute(
         "SELECT namespace_id, text, heading, speaker, time_us, session_id, part_of, place FROM memories WHERE id = ?",
         (rowid,),
     )
     namespace_id, text, heading, speaker, time_us, session_id, part_of, place = values[0]
     before = _beside(tx, rowid, namespace_id, session_id, part_of, place, after=False, limit=2 * NEIGHBOURS)
-    after = _beside(tx, rowid, namespace_id, session_id, part_of, place, after=True, limit=NEIGHBOURS)
+    after = [] if newest else _beside(tx, rowid, namespace_id, session_id, part_of, place, after=True, limit=NEIGHBOURS)
     own = f"{heading}\n{text}" if heading else text
     words = indexed(
         own,

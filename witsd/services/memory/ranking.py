@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from operator import add
+from typing import Literal, NamedTuple, TypeAlias
 
 import attrs
 
@@ -28,11 +29,11 @@ SPEAKER_BONUS = 0.1
 SESSION_DEPTH = 5
 #: Taken from a turn that only asks, and from a short one: full for an empty one, nothing from so many bytes of UTF-8.
 ASKS_MALUS = 0.1
+_ASKING = ("?", "\uff1f", "\u061f")  # full-width and Arabic, too
 SHORT_MALUS, SHORT_BYTES = 0.2, 100
 
 
-@attrs.frozen
-class Candidate:
+class Candidate(NamedTuple):
     """A record that the text index or the vectors found. Records of one session are told in the order of ``rowid``.
 
     ``bm25`` is as FTS5 gives it: the smaller (more negative), the better; None when no word is shared. ``cosine`` is in
@@ -40,6 +41,7 @@ class Candidate:
     kinds, which are written to be kept and so neither ask nor are too short.
     """
 
+    # A tuple: a search makes hundreds of them.
     rowid: int
     bm25: float | None = None
     cosine: float | None = None
@@ -68,37 +70,46 @@ def meaning_share(model: str) -> float:
 
 
 def blend(
-    candidates: Sequence[Candidate], query: str, *, mode: Mode = "hybrid", meaning: float = MEANING_SHARE
+    candidates: Sequence[Candidate],
+    query: str,
+    *,
+    mode: Mode = "hybrid",
+    meaning: float = MEANING_SHARE,
+    most: int | None = None,
 ) -> list[Scored]:
-    """Best first; at equal scores, the newer first. ``meaning`` is what vectors weigh in a hybrid score, 0..1.
+    """The best ``most`` (None: all), best first; at equal scores, the newer first. ``meaning`` is what vectors weigh in
+    a hybrid score, 0..1.
 
     Each list is divided by its own best, which keeps its proportions: ranks alone, or stretching a list from its worst
     to its best, find less. Who is missing from the vectors' list counts as its last, and shared words never have to
     pass a threshold of meaning.
     """
     share = {"hybrid": meaning, "keyword": 0.0, "semantic": 1.0}[mode]
-    words = _relative([-(c.bm25 or 0.0) for c in candidates])
+    words = [(1 - share) * w for w in _relative([-(c.bm25 or 0.0) for c in candidates])]
     last = min((c.cosine for c in candidates if c.cosine is not None), default=0.0)
-    nearness = _relative([last if c.cosine is None else c.cosine for c in candidates])
-    own = [(1 - share) * w + share * n for w, n in zip(words, nearness, strict=True)]
+    nearness = [share * n for n in _relative([last if c.cosine is None else c.cosine for c in candidates])]
+    own = list(map(add, words, nearness))
     around = _around(candidates, own)
-    sessions = _sessions(candidates, [o + a for o, a in zip(own, around, strict=True)])
+    sessions = _sessions(candidates, list(map(add, own, around)))
     asked = set(query_words(query))
-    named = {name: not asked.isdisjoint(query_words(name)) for name in {c.speaker for c in candidates}}
-    scored = []
-    for index, candidate in enumerate(candidates):
-        parts = {
-            "words": (1 - share) * words[index],
-            "meaning": share * nearness[index],
-            "around": around[index],
-            "session": SESSION_BONUS * sessions.get(candidate.session_id, 0.0),
-            "speaker": SPEAKER_BONUS * named[candidate.speaker],
-            **_maluses(candidate.text),
-        }
-        parts = {name: part for name, part in parts.items() if part}
-        scored.append((sum(parts.values()), candidate.time_us, Scored(candidate.rowid, sum(parts.values()), parts)))
-    scored.sort(key=lambda one: one[:2], reverse=True)
-    return [one for _, _, one in scored]
+    named = {
+        name: 0.0 if asked.isdisjoint(query_words(name)) else SPEAKER_BONUS for name in {c.speaker for c in candidates}
+    }
+    columns: dict[str, list[float]] = {
+        "words": words,
+        "meaning": nearness,
+        "around": around,
+        "session": [sessions.get(c.session_id, 0.0) for c in candidates],
+        "speaker": [named[c.speaker] for c in candidates],
+        "asks": [-ASKS_MALUS if c.text and c.text.rstrip().endswith(_ASKING) else 0.0 for c in candidates],
+        "short": [_short(c.text) for c in candidates],
+    }
+    scores = list(map(sum, zip(*columns.values(), strict=True)))
+    order = sorted(range(len(scores)), key=lambda n: (scores[n], candidates[n].time_us), reverse=True)
+    return [
+        Scored(candidates[n].rowid, scores[n], {name: column[n] for name, column in columns.items() if column[n]})
+        for n in order[:most]
+    ]
 
 
 def _relative(values: Sequence[float]) -> list[float]:
@@ -112,28 +123,25 @@ def _around(candidates: Sequence[Candidate], own: Sequence[float]) -> list[float
     nobody: what was not found at all says nothing either way.
     """
     shares = [0.0] * len(candidates)
-    order = sorted(range(len(candidates)), key=lambda index: (candidates[index].session_id, candidates[index].rowid))
-    for left, right in pairwise(order):
-        if candidates[left].session_id and candidates[left].session_id == candidates[right].session_id:
+    told = sorted((c.session_id, c.rowid, index) for index, c in enumerate(candidates) if c.session_id)
+    for (session, _, left), (other, _, right) in pairwise(told):
+        if session == other:
             shares[left] = max(shares[left], AROUND_SHARE * own[right])
             shares[right] = max(shares[right], AROUND_SHARE * own[left])
     return shares
 
 
 def _sessions(candidates: Iterable[Candidate], scores: Sequence[float]) -> dict[str, float]:
-    """How well each session matches, as a share of the best."""
+    """What each session adds to its records, by how well it matches as a share of the best."""
     by_session: dict[str, list[float]] = {}
     for candidate, score in zip(candidates, scores, strict=True):
         if candidate.session_id:
             by_session.setdefault(candidate.session_id, []).append(score)
     sums = {session: sum(sorted(found, reverse=True)[:SESSION_DEPTH]) for session, found in by_session.items()}
-    return dict(zip(sums, _relative(list(sums.values())), strict=True))
+    return {session: SESSION_BONUS * share for session, share in zip(sums, _relative(list(sums.values())), strict=True)}
 
 
-def _maluses(turn: str) -> dict[str, float]:
-    if not turn:
-        return {}
-    return {
-        "asks": -ASKS_MALUS * turn.rstrip().endswith(("?", "\uff1f", "\u061f")),  # full-width and Arabic, too
-        "short": -SHORT_MALUS * max(0.0, 1 - len(turn.encode()) / SHORT_BYTES),
-    }
+def _short(turn: str) -> float:
+    if not turn or len(turn) >= SHORT_BYTES:  # it has as many bytes at least
+        return 0.0
+    return -SHORT_MALUS * max(0.0, 1 - len(turn.encode()) / SHORT_BYTES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -27,6 +27,7 @@ _ONE_BY_ONE = 32
 _LISTED = 20_000
 
 _BM25 = f"bm25(memory_fts, 0.0, {WEIGHTS[0]}, {WEIGHTS[1]})"
+_MATCHING = f"SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ?"
 #: Characters at the end of a turn by which it is judged: does it ask, is it short.
 _TURN_CHARS = 200
 _encode = msgspec.json.Encoder().encode
@@ -60,36 +61,28 @@ class Found:
 
 def search(db: apsw.Connection, q: Question) -> Found:
     """The page of ``q``, best first."""
-    ranked = rank(db, q)
+    ranked = rank(db, q, q.offset + q.limit + 1)
     if q.min_score is not None:
         ranked = [one for one in ranked if one.score >= q.min_score]
     page = ranked[q.offset : q.offset + q.limit]
     return Found(hits(db, q, page), tuple(one.rowid for one in page), len(ranked) > q.offset + q.limit)
 
 
-def rank(db: apsw.Connection, q: Question) -> list[Scored]:
-    """Every candidate of ``q``, best first."""
+def rank(db: apsw.Connection, q: Question, most: int | None = None) -> list[Scored]:
+    """The best ``most`` candidates of ``q`` (None: all), best first."""
     if q.namespace_ids is not None and not q.namespace_ids:
         return []
     k = min(max(CANDIDATES, 2 * (q.offset + q.limit)), MOST_CANDIDATES)
     expression = _expression(q) if q.mode != "semantic" else None
     by_words = _by_words(db, q, expression, k) if expression else {}
     by_meaning = dict(_by_meaning(db, q, k)) if q.mode != "keyword" else {}
-    about = _about(db, q, list({**by_words, **by_meaning}))
-    candidates = [
-        Candidate(
-            rowid=rowid,
-            bm25=by_words.get(rowid),
-            cosine=by_meaning.get(rowid),
-            session_id=session_id or "",
-            speaker=speaker,
-            time_us=time_us,
-            text=text,
-        )
-        for rowid, (session_id, speaker, time_us, text) in about.items()
-    ]
+    candidates = _candidates(db, q, by_words, by_meaning)
+    if expression and q.filter is None and len(by_words) == k and sum(c.bm25 is not None for c in candidates) < k // 2:
+        # Few of the best by words may be shown: take the best of those that may.
+        by_words = _by_words_shown(db, q, expression, k)
+        candidates = _candidates(db, q, by_words, by_meaning)
     share = meaning_share(q.among.model) if q.among is not None else 0.0
-    return blend(candidates, q.query, mode=q.mode, meaning=share)
+    return blend(candidates, q.query, mode=q.mode, meaning=share, most=most)
 
 
 def _expression(q: Question) -> str | None:
@@ -104,21 +97,17 @@ def _expression(q: Question) -> str | None:
 
 
 def _by_words(db: apsw.Connection, q: Question, expression: str, k: int) -> dict[int, float]:
-    """rowid -> bm25 of the best ``k``; where few of them may be shown, of the best that may."""
-    matching = f"SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MATCH ?"
+    """rowid -> bm25 of the best ``k``. Without a filter nearly all may be shown most often, and whether is not asked."""
+    if q.filter is not None:
+        return _by_words_shown(db, q, expression, k)
+    return dict(db.execute(f"{_MATCHING} ORDER BY score LIMIT ?", (expression, k)))
+
+
+def _by_words_shown(db: apsw.Connection, q: Question, expression: str, k: int) -> dict[int, float]:
     where, values = _conditions(q)
-    if q.filter is None:
-        # Most often nearly all that is found may be shown: look at the best alone.
-        best = dict(db.execute(f"{matching} ORDER BY score LIMIT ?", (expression, k)))
-        shown = db.execute(
-            f"SELECT count(*) FROM memories m WHERE m.id IN (SELECT value FROM json_each(?)) AND {where}",
-            (_encode(list(best)).decode(), *values),
-        ).get
-        if len(best) < k or shown >= k // 2:
-            return best
     return dict(
         db.execute(
-            f"SELECT f.rowid, f.score FROM ({matching}) f JOIN memories m ON m.id = f.rowid WHERE {where} "
+            f"SELECT f.rowid, f.score FROM ({_MATCHING}) f JOIN memories m ON m.id = f.rowid WHERE {where} "
             "ORDER BY f.score LIMIT ?",
             (expression, *values, k),
         )
@@ -138,7 +127,7 @@ def _conditions(q: Question) -> tuple[str, tuple[Any, ...]]:
 
 
 def _by_meaning(db: apsw.Connection, q: Question, k: int) -> list[tuple[int, float]]:
-    """``(rowid, cosine)`` of the nearest; what may not be shown is left out afterwards, by ``_about``."""
+    """``(rowid, cosine)`` of the nearest; what may not be shown is left out afterwards, by ``_candidates``."""
     if q.vector is None or q.among is None:
         return []
     spaces = q.namespace_ids
@@ -161,18 +150,20 @@ def _listed(db: apsw.Connection, q: Question) -> str | None:
     return None if len(ids) > _LISTED else _encode(ids).decode()
 
 
-def _about(db: apsw.Connection, q: Question, rowids: Sequence[int]) -> dict[int, tuple[str | None, str, int, str]]:
-    """rowid -> (session, speaker, time, what a turn says) of those that may be shown."""
-    if not rowids:
-        return {}
+def _candidates(
+    db: apsw.Connection, q: Question, by_words: Mapping[int, float], by_meaning: Mapping[int, float]
+) -> list[Candidate]:
+    """Those of what was found that may be shown."""
+    if not by_words and not by_meaning:
+        return []
     where, values = _conditions(q)
-    rows: Any = db.execute(
-        "SELECT m.id, m.session_id, m.speaker, m.time_us, "
+    rows = db.execute(
+        "SELECT m.id, COALESCE(m.session_id, ''), m.speaker, m.time_us, "
         f"CASE m.kind WHEN 'turn' THEN substr(m.text, -{_TURN_CHARS}) ELSE '' END FROM memories m "
         f"WHERE m.id IN (SELECT value FROM json_each(?)) AND {where}",
-        (_encode(list(rowids)).decode(), *values),
+        (_encode([*by_words, *(by_meaning.keys() - by_words.keys())]).decode(), *values),
     )
-    return {row[0]: row[1:] for row in rows}
+    return [Candidate(row[0], by_words.get(row[0]), by_meaning.get(row[0]), *row[1:]) for row in rows]
 
 
 # ---- what is shown of them -------------------------------------------------------------------------------
@@ -231,7 +222,14 @@ def _matched(asked: set[str], r: records.Row, around: str) -> tuple[str, ...]:
     if not asked:
         return ()
     said = f"{r.speaker} {date_words(r.time_us)} {r.heading or ''} {r.text}"
-    own = {word: stem(word) for word in dict.fromkeys(pieces(said)) if stem(word) in asked}
+    own = _of_these(asked, said)
     rest = asked.difference(own.values())
-    beside = (f"~{word}" for word in dict.fromkeys(pieces(around)) if stem(word) in rest)
-    return (*own, *beside)
+    return (*own, *(f"~{word}" for word in _of_these(rest, around)))
+
+
+def _of_these(stems: set[str], text: str) -> dict[str, str]:
+    """Each word of a text whose stem is one of these, and its stem."""
+    if not stems:
+        return {}
+    found = ((word, stem(word)) for word in dict.fromkeys(pieces(text)))
+    return {word: its for word, its in found if its in stems}

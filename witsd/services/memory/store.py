@@ -48,7 +48,7 @@ _INSERT = (
     "INSERT INTO memories(memory_id, namespace_id, kind, text, metadata, speaker, session_id, message_id, run_id, "
     "author, source, trust, hash, time_us, created_us, updated_us, valid_from_us, valid_to_us, expires_us, "
     "duplicate_of, part_of, place, starts, heading, indexed) "
-    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id"
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 )
 
 
@@ -71,7 +71,7 @@ def add(tx: Tx, new: New) -> tuple[int, wire.MemoryAdded]:
     if long:
         _cut(tx, rowid, new, space)
     else:
-        index.put(tx, rowid)
+        index.put(tx, rowid, newest=True)
         if new.vector is not None:
             give_vector(tx, rowid, space, new.vector)
     _count(tx, space, 1, len(new.text.encode("utf-8", "surrogatepass")))
@@ -92,7 +92,7 @@ def _insert(
         new.run_id, new.author, source, new.trust, digest, time_us, tx.now_us, tx.now_us, new.valid_from_us,
         new.valid_to_us, new.expires_us, duplicate_of, None, None, None, None, int(indexed),
     )  # fmt: skip
-    return int(tx.execute(_INSERT, values)[0][0])
+    return tx.insert(_INSERT, values)
 
 
 def _cut(tx: Tx, whole: int, new: New, space: int) -> None:
@@ -106,7 +106,7 @@ def _cut(tx: Tx, whole: int, new: New, space: int) -> None:
             new.author, source, new.trust, None, time_us, tx.now_us, tx.now_us, new.valid_from_us,
             new.valid_to_us, new.expires_us, None, whole, place, chunk.start, chunk.heading, 1,
         )  # fmt: skip
-        made.append(int(tx.execute(_INSERT, values)[0][0]))
+        made.append(tx.insert(_INSERT, values))
     for rowid in made:
         index.put(tx, rowid)
 

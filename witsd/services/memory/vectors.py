@@ -26,8 +26,11 @@ _ABOVE = bytes(49 if 0 < value < 128 else 48 for value in range(256))  # "1" and
 _CHUNK_ROWS = 128
 #: The same where there are no partitions.
 _COARSE_ROWS = 1024
-#: So many are taken by their signs: vec0's time grows with their number as much as with that of all vectors.
-_COARSE_K = 160
+#: One in so many is in a part of its own, which tells how near the nearest by signs are before all are read.
+_SAMPLED = 16
+#: So many of that part are looked for, and so about ``_SAMPLED`` times as many of all are taken; at most so many.
+_SAMPLE_K = 20
+_COARSE_K = 1024
 #: vec0 takes no larger k.
 MAX_K = 4096
 
@@ -125,7 +128,10 @@ def _make(
         f"namespace INTEGER PARTITION KEY, embedding int8[{dimensions}], chunk_size={_CHUNK_ROWS})"
     )
     if made.bits:
-        tx.execute(f"CREATE VIRTUAL TABLE {made.coarse} USING vec0(signs bit[{made.bits}], chunk_size={_COARSE_ROWS})")
+        tx.execute(
+            f"CREATE VIRTUAL TABLE {made.coarse} USING vec0("
+            f"sampled INTEGER PARTITION KEY, signs bit[{made.bits}], chunk_size={_COARSE_ROWS})"
+        )
     return made
 
 
@@ -150,13 +156,18 @@ def _retire(tx: Tx, old: Generation) -> None:
 
 def put(tx: Tx, into: Generation, rowid: int, namespace_id: int, packed: bytes) -> None:
     """Store a record's vector in place of the one it had: vec0 knows no REPLACE."""
-    _delete(tx, into, rowid)
+    # To look in vec0 for what is not there takes as long as to write it.
+    if tx.execute("SELECT 1 FROM memories WHERE id = ? AND embedded >= ?", (rowid, into.number)):
+        _delete(tx, into, rowid)
     tx.execute(
         f"INSERT INTO {into.table}(rowid, namespace, embedding) VALUES (?, ?, vec_int8(?))",
         (rowid, namespace_id, packed),
     )
     if into.bits:
-        tx.execute(f"INSERT INTO {into.coarse}(rowid, signs) VALUES (?, vec_bit(?))", (rowid, signs(packed, into.bits)))
+        tx.execute(
+            f"INSERT INTO {into.coarse}(rowid, sampled, signs) VALUES (?, ?, vec_bit(?))",
+            (rowid, int(rowid % _SAMPLED == 0), signs(packed, into.bits)),
+        )
     tx.execute("UPDATE memories SET embedded = ? WHERE id = ?", (into.number, rowid))
 
 
@@ -212,11 +223,12 @@ def nearest(
     found: list[Any] = []
     sql = f"SELECT rowid, distance FROM {among.table} WHERE {where}"
     if namespace_ids is None and only is None and among.bits:
-        # One by one: asked with IN, vec0 reads everything.
-        exact = f"SELECT rowid, vec_distance_l2(embedding, vec_int8(?)) FROM {among.table} WHERE rowid = ?"
-        coarse = f"SELECT rowid FROM {among.coarse} WHERE signs MATCH vec_bit(?) AND k = ?"
-        for (rowid,) in db.execute(coarse, (signs(packed, among.bits), _COARSE_K)).fetchall():
-            found += db.execute(exact, (packed, rowid)).fetchall()
+        # Joined from the left, row by row: asked with IN, vec0 reads everything.
+        exact = (
+            f"SELECT v.rowid, vec_distance_l2(v.embedding, vec_int8(?)) FROM json_each(?) AS j "
+            f"CROSS JOIN {among.table} AS v WHERE v.rowid = j.value"
+        )
+        found = db.execute(exact, (packed, str(_by_signs(db, among, packed)))).fetchall()
     elif namespace_ids is None:
         found = db.execute(sql, values).fetchall()
     else:
@@ -224,3 +236,16 @@ def nearest(
             found += db.execute(f"{sql} AND namespace = ?", (*values, namespace_id)).fetchall()
     found.sort(key=lambda one: one[1])
     return [(rowid, 1 - distance * distance / (2 * _SCALE * _SCALE)) for rowid, distance in found[:k]]
+
+
+def _by_signs(db: apsw.Connection, among: Generation, packed: bytes) -> list[int]:
+    """The rowids of some hundreds that are likely to be the nearest of all.
+
+    vec0's time grows with the number of rows times k, unless it is told a distance beyond which nothing counts.
+    """
+    asked = signs(packed, among.bits)
+    sql = f"SELECT rowid, distance FROM {among.coarse} WHERE signs MATCH vec_bit(?) AND k = ?"
+    sample = db.execute(f"{sql} AND sampled = 1", (asked, _SAMPLE_K)).fetchall()
+    if len(sample) < _SAMPLE_K:  # there are few, so they may all be taken
+        return [rowid for rowid, _ in db.execute(sql, (asked, _COARSE_K))]
+    return [rowid for rowid, _ in db.execute(f"{sql} AND distance <= ?", (asked, _COARSE_K, sample[-1][1]))]
