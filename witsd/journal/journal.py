@@ -57,7 +57,7 @@ class Tx:
         return self._db.execute(sql, params).fetchall()
 
     def insert(self, sql: str, params: Sequence[Any] = ()) -> int:
-        """Insert one row and return its rowid. ``RETURNING`` would set a savepoint, at which text indexes are written."""
+        """Insert one row and return its rowid. ``RETURNING`` would make FTS5 write out what it has gathered."""
         self._db.execute(sql, params)
         return self._db.last_insert_rowid()
 

@@ -97,7 +97,7 @@ def _expression(q: Question) -> str | None:
 
 
 def _by_words(db: apsw.Connection, q: Question, expression: str, k: int) -> dict[int, float]:
-    """rowid -> bm25 of the best ``k``. Without a filter nearly all may be shown most often, and whether is not asked."""
+    """rowid -> bm25 of the best ``k``; without a filter they are not asked whether they may be shown."""
     if q.filter is not None:
         return _by_words_shown(db, q, expression, k)
     return dict(db.execute(f"{_MATCHING} ORDER BY score LIMIT ?", (expression, k)))
