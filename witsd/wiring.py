@@ -367,7 +367,7 @@ def _first_run(folder: Path) -> None:
         kind="assistant",
         start="on_demand",
         description="Answers questions and keeps up conversations",
-        grants=Grants(tools=("calculator", "time", "memory_*"), memory=("shared",), models=("*",)),
+        grants=Grants(tools=("calculator", "time", "python", "memory_*"), memory=("shared",), models=("*",)),
     )
     try:
         definitions.write(folder, assistant)

@@ -23,7 +23,8 @@ from tests.doubles.fake_openai import (
     whole,
 )
 from tests.support.daemon import Daemon
-from witsd.adapters.assistant import MAX_SENT_CHARS, Attachment, window, with_attachments
+from witsd.adapters.assistant import Attachment, with_attachments
+from witsd.adapters.assistant_window import MAX_SENT_CHARS, window
 
 Call = Callable[..., Any]
 

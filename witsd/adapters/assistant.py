@@ -7,8 +7,12 @@
     temperature = 0.7
     max_tokens = 1000
     memory_tokens = 1000      # how much of a prompt may be what was recalled; 0 recalls nothing
+    tools = ["*"]             # which of the tools that [grants] allows the model is offered
+    max_steps = 16            # how often the model is asked again with what its tools have answered
+    context_tokens = 0        # what the model can read; what does not fit is summarised. 0: no bound is known
 
-A session's settings ``model``, ``system``, ``stream`` and ``memory`` go before them and before the definition.
+A session's settings ``model``, ``system``, ``stream``, ``memory`` and ``tools`` go before them and before the
+definition.
 ``history_messages`` of the definition is how much of the conversation is sent with a message; what fits of
 everything before is recalled from memory, and the blocks of the agent are always there
 (see ``assistant_memory``). Text files that come with a message (``input.files``, ``data.attachments``)
@@ -26,13 +30,17 @@ import anyio
 import msgspec
 from msgspec import UNSET, Meta
 from witsd_client import Agent, AgentFailed, InvalidParams, Progress, Run, Session
-from witsd_client.generated import ChatMessage, HistoryTurn, ModelsCompleteResult
+from witsd_client.connection import OnProgress
+from witsd_client.generated import ChatMessage, HistoryTurn, ModelsCompleteResult, ToolDefinition
 
 from witsd.adapters.assistant_memory import known
+from witsd.adapters.assistant_tools import called, definitions, offered
+from witsd.adapters.assistant_window import fitted, window
 
-#: One file may be this long, and a request's messages together: a message to the daemon ends at 4 MiB.
+#: One file may be this long: a message to the daemon ends at 4 MiB.
 MAX_FILE_BYTES = 512 * 1024
-MAX_SENT_CHARS = 900_000
+#: What the model is told when it has had all its steps.
+NO_MORE = "You have used all the tool calls there are for this message. Answer now, with what you have found."
 
 agent = Agent("assistant")
 
@@ -45,6 +53,9 @@ class Options(msgspec.Struct, frozen=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     memory_tokens: Annotated[int, Meta(ge=0, le=100_000)] = 1000
+    tools: tuple[str, ...] = ("*",)
+    max_steps: Annotated[int, Meta(ge=1, le=1000)] = 16
+    context_tokens: Annotated[int, Meta(ge=0, le=100_000_000)] = 0
 
 
 class Attachment(msgspec.Struct, frozen=True):
@@ -68,54 +79,100 @@ async def converse(session: Session) -> None:
     """One conversation, for as long as it lasts."""
     conversation = [said(turn) for turn in session.history]
     async for message in session:
+        before = len(conversation)
         async with message:
             options = read_options(message)
             conversation.append(await asked(message))
             message.finish(await answer(message, conversation, options))
         # Also what a cancelled or broken answer had said: the person has seen it.
-        if message.said:
+        if message.said and not any(m.role == "assistant" and m.content for m in conversation[before:]):
             conversation.append(ChatMessage(role="assistant", content=message.said))
-        conversation = window(conversation, agent.history_messages + 1)
+        conversation = window(_whole(conversation), agent.history_messages + 1)
 
 
-async def answer(run: Run, conversation: Sequence[ChatMessage], options: Options) -> str | None:
-    """Have the model answer the conversation.
+def _whole(conversation: list[ChatMessage]) -> list[ChatMessage]:
+    """Without calls at its end that were never answered, as when a run is cancelled in the middle of one."""
+    while conversation and conversation[-1].role == "assistant" and conversation[-1].tool_calls is not UNSET:
+        conversation.pop()
+    return conversation
+
+
+async def answer(run: Run, conversation: list[ChatMessage], options: Options) -> str | None:
+    """Have the model answer the conversation, with its tools; what is said and called is added to it.
 
     The text is said as it comes; where it comes in one piece it is returned instead, and no delta is
     sent. A model's error passes as it is and ends the run with its code.
     """
     settings = run.settings
-    stream = run.stream and settings.stream is not False
-    messages = window(conversation, agent.history_messages + 1)
+    patterns = settings.tools if isinstance(settings.tools, tuple) else options.tools
+    tools = await offered(run, patterns)
     system = settings.system if isinstance(settings.system, str) else options.system
-    sections = [system, *await known(run, options.memory_tokens)]
-    if any(sections):
-        messages.insert(0, ChatMessage(role="system", content="\n\n".join(filter(None, sections))))
-    params: dict[str, Any] = {
-        "messages": messages,
-        "model": settings.model if isinstance(settings.model, str) else options.model,
-        "stream": stream,
-        "run_id": run.run_id,
-    }
-    if options.temperature is not None:
-        params["temperature"] = options.temperature
-    if options.max_tokens is not None:
-        params["max_tokens"] = options.max_tokens
+    head = "\n\n".join(filter(None, [system, *await known(run, options.memory_tokens)]))
+    model = _Model(run, options)
+    before = window(conversation, agent.history_messages + 1)
+    begun = len(conversation)
+    for step in range(options.max_steps + 1):
+        messages = [*before, *conversation[begun:]]
+        last = step == options.max_steps
+        if sections := [*filter(None, [head, NO_MORE if last and tools else ""])]:
+            messages.insert(0, ChatMessage(role="system", content="\n\n".join(sections)))
+        messages = await fitted(messages, options.context_tokens, model.summarise)
+        message = await model.complete(messages, () if last else definitions(tools))
+        conversation.append(message)
+        if message.tool_calls is UNSET or not message.tool_calls:
+            break
+        conversation += await called(run, message.tool_calls, tools)
+    return None if run.said else "\n\n".join(model.texts)
 
-    async def relay(news: Progress) -> None:
-        if news.thought:
-            await run.think(news.thought)
-        if news.delta:
-            await run.say(news.delta)
 
-    result = await run.client.call(
-        "models/complete", params, ModelsCompleteResult, progress=relay if stream else None
-    )
-    if result.finish_reason == "length":
-        await run.log("warning", "the answer was cut off: it reached max_tokens or the model's own limit")
-    elif result.finish_reason == "content_filter":
-        await run.log("warning", "the provider withheld the answer, or a part of it")
-    return None if run.said else result.message.content
+class _Model:
+    """The model of one run: what is sent with each call, and what is said of it."""
+
+    def __init__(self, run: Run, options: Options) -> None:
+        self._run = run
+        chosen = run.settings.model if isinstance(run.settings.model, str) else options.model
+        self._params: dict[str, Any] = {"model": chosen, "run_id": run.run_id}
+        if options.max_tokens is not None:
+            self._params["max_tokens"] = options.max_tokens
+        self._temperature = {} if options.temperature is None else {"temperature": options.temperature}
+        self._stream = run.stream and run.settings.stream is not False
+        #: What it has said, one text a call.
+        self.texts: list[str] = []
+
+    async def complete(self, messages: list[ChatMessage], tools: tuple[ToolDefinition, ...]) -> ChatMessage:
+        """One call, whose text is said as it comes."""
+        run, begun = self._run, False
+
+        async def relay(news: Progress) -> None:
+            nonlocal begun
+            if news.thought:
+                await run.think(news.thought)
+            if news.delta:
+                if run.said and not begun:
+                    await run.say("\n\n")
+                begun = True
+                await run.say(news.delta)
+
+        params = {**self._params, **self._temperature, "messages": messages, "tools": tools, "stream": self._stream}
+        result = await self._call(params, relay if self._stream else None)
+        text = result.message.content
+        if text:
+            self.texts.append(text)
+            if run.said and not begun:  # it came in one piece, behind what was said before
+                await run.say(f"\n\n{text}")
+        if result.finish_reason == "length":
+            await run.log("warning", "the answer was cut off: it reached max_tokens or the model's own limit")
+        elif result.finish_reason == "content_filter":
+            await run.log("warning", "the provider withheld the answer, or a part of it")
+        return result.message
+
+    async def summarise(self, messages: Sequence[ChatMessage]) -> str:
+        """What the model makes of a conversation that is too long for it."""
+        await self._run.log("info", f"{len(messages)} messages were summarised to fit the model's window")
+        return (await self._call({**self._params, "messages": messages, "stream": False}, None)).message.content
+
+    async def _call(self, params: dict[str, Any], relay: OnProgress | None) -> ModelsCompleteResult:
+        return await self._run.client.call("models/complete", params, ModelsCompleteResult, progress=relay)
 
 
 async def asked(run: Run) -> ChatMessage:
@@ -182,27 +239,6 @@ def with_attachments(text: str, files: Iterable[Attachment]) -> str:
         name = " ".join(file.name.split())
         parts.append(f"Attached: {name}\n{fence}\n{file.text.rstrip()}\n{fence}")
     return "\n\n".join(parts)
-
-
-def window(conversation: Sequence[ChatMessage], limit: int) -> list[ChatMessage]:
-    """The end of the conversation: ``limit`` messages at most, and no more text than a request can carry.
-
-    It begins with a person's message where it can, and never with the answer of a tool whose call was
-    cut off. The last message is always there.
-    """
-    start, size = len(conversation), 0
-    while start > max(0, len(conversation) - limit):
-        size += len(conversation[start - 1].content)
-        if size > MAX_SENT_CHARS and start < len(conversation):
-            break
-        start -= 1
-    kept = list(conversation[start:])
-    if start > 0:
-        for wanted in (("user",), ("user", "assistant", "system")):
-            at = next((i for i, message in enumerate(kept) if message.role in wanted), None)
-            if at is not None:
-                return kept[at:]
-    return kept
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ STDIN_WAIT_S = 3.0
 @agent_argument("agent")
 @click.argument("text", nargs=-1)
 @click.option("--session", "session_id", metavar="ID", help="Go on with this session.")
-@click.option("-v", "--verbose", is_flag=True, help="Also show the model, tools and other items.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show the model, what was recalled and other items.")
 def ask(agent: str, text: tuple[str, ...], session_id: str | None, verbose: bool, as_json: bool) -> None:
     """Ask AGENT; TEXT is what to say. Ctrl-C cancels.
 

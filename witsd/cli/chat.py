@@ -40,7 +40,7 @@ Ctrl-C            interrupts the answer; what you type meanwhile is said next"""
 @agent_argument("agent", default="assistant")
 @click.option("--new", is_flag=True, help="Begin a new conversation.")
 @click.option("--session", "session_id", metavar="ID", help="Go on with this one.")
-@click.option("-v", "--verbose", is_flag=True, help="Also show the model, tools and other items.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show the model, what was recalled and other items.")
 def chat(agent: str, new: bool, session_id: str | None, verbose: bool, as_json: bool) -> None:
     """Talk with AGENT. Goes on with the latest conversation; /help tells the commands.
 

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from witsd.cli.base import NO_DAEMON
+from witsd.cli.calls import call_line
 from witsd.cli.connect import Failed, hint_for
 from witsd.cli.follow import RUN_ENDED, run_events
 from witsd.cli.output import note
@@ -110,7 +111,9 @@ class RunPrinter:
                 self.remark(f"{item.get('level', 'info')}: {item.get('text', '')}")
         else:
             self._roles[item_id] = kind
-            if done and self._verbose:
+            if done and kind == "tool_call":
+                self.remark(call_line(item))
+            elif done and self._verbose:
                 self.remark(_describe(item))
 
     def _append(self, item_id: str, text: str) -> None:
@@ -169,9 +172,6 @@ def _describe(item: dict[str, Any]) -> str:
     if kind == "usage":
         tokens = f"{item.get('input_tokens', 0)} tokens in, {item.get('output_tokens', 0)} out"
         return f"model {item.get('model') or 'unknown'}: {tokens}"
-    if kind == "tool_call":
-        arguments = to_json(item.get("arguments", {}))
-        return f"tool {item['tool']} {arguments} -> {to_json(item.get('result'))}"
     if kind == "custom" and item.get("name") == "memory.recalled" and isinstance(item.get("data"), dict):
         return _recalled(item["data"])
     if kind == "artifact":

@@ -17,6 +17,19 @@ _TIME_WORDS = frozenset({"time", "clock", "now", "date", "today"})
 _PYTHON = re.compile(
     r"(?i)\b(?:run|execute|eval(?:uate)?)\b[^:\n`]{0,40}\b(?:python|code|this|script)\b[^:\n`]{0,20}:?"
 )
+_SERIES = re.compile(
+    r"(?i)\b(sum|product|list|mean|average)\s+of\s+(?:all\s+|the\s+)*(?:first\s+(\d{1,7})\s+)?"
+    r"(squares?|cubes?|even\s+numbers?|odd\s+numbers?|primes?(?:\s+numbers?)?|(?:whole\s+|natural\s+)?numbers?|integers?)"
+    r"(?:\s+(?:from|between)\s+(\d{1,7})\s+(?:to|and|through|until)\s+(\d{1,7})|\s+(?:up\s+to|below)\s+(\d{1,7}))?"
+)
+#: Kind of number -> the term, and which n count.
+_TERMS = {
+    "square": ("n ** 2", ""),
+    "cube": ("n ** 3", ""),
+    "even": ("n", " if n % 2 == 0"),
+    "odd": ("n", " if n % 2"),
+    "prime": ("n", " if n > 1 and all(n % d for d in range(2, int(n ** 0.5) + 1))"),
+}
 _SEARCH = re.compile(
     r"(?is)^\W*(?:please\s+)?(?:search|look\s+(?:in|through|up\s+in))\s+(?:your|the|my)?\s*memor(?:y|ies)\s*(?:for|about)?\s*:?\s*(.+)$"
     r"|^\W*what\s+(?:do|did)\s+you\s+(?:remember|know)\s+(?:about|of)\s+(.+)$"
@@ -51,12 +64,36 @@ def asked_tool(
         if match and memory is not None:
             subject = next(group for group in match.groups() if group).strip(" ?.!\n")
             return _call(memory, subject, call_id, prefer=prefer)
+    python = by_name.get("python")
+    if python is not None and (code := series_code(text)) is not None:
+        return _call(python, code, call_id, prefer=("code",))
     if _PYTHON.search(text):
         code = next(iter(fenced(text)), "") or _PYTHON.split(text, maxsplit=1)[1].strip().strip("`").strip()
         for tool in tools:
             if {"python", "code"} & set(_parts(tool.name)) and code:
                 return _call(tool, code, call_id, prefer=("code", "source", "script"))
     return _named_tool(text, tools, call_id)
+
+
+def series_code(text: str) -> str | None:
+    """Python for a sum, product, mean or list of a series (``sum of squares from 1 to 10``); None where none is."""
+    found = _SERIES.search(text)
+    if found is None:
+        return None
+    what, first, kind, low, high, most = found.groups()
+    if not (first or high or most):
+        return None
+    term, condition = next((t for name, t in _TERMS.items() if name in kind.lower()), ("n", ""))
+    last = high or most or first
+    series = f"[{term} for n in range({int(low or 1)}, {int(last)} + 1){condition}]"
+    match what.lower():
+        case "sum":
+            return f"sum({series})"
+        case "product":
+            return f"import math\nmath.prod({series})"
+        case "list":
+            return series
+    return f"import statistics\nstatistics.mean({series})"
 
 
 def _named_tool(text: str, tools: Sequence[ToolDefinition], call_id: str) -> ToolCall | str | None:
