@@ -114,6 +114,8 @@ class Journal:
     _last_pos: int = 0
     #: Who waits for the write-ahead log to be emptied.
     _emptying: list[trio.Event] = attrs.field(factory=list)
+    #: Whether it was, the last time.
+    _log_is_empty: bool = False
     #: Since when the disk has been failing, monotonic seconds; None while all is well.
     failing_since: float | None = None
 
@@ -154,16 +156,17 @@ class Journal:
         """
         return await self._submit(Ticket((), (), work, keep, then)).wait()
 
-    async def empty_log(self) -> None:
-        """Move all that is committed into the database file and empty the write-ahead log.
+    async def empty_log(self) -> bool:
+        """Move all that is committed into the database file and empty the write-ahead log; whether that was done.
 
-        After something was deleted that must not be found on the disk. Where a reader holds on to an old moment
-        the log is emptied as soon as it lets go, which this does not wait for.
+        After something was deleted that must not be found on the disk. Not while a reader holds on to an old moment
+        for longer than a second, nor where the disk fails.
         """
         done = trio.Event()
         self._emptying.append(done)
         self._wake.set()
         await done.wait()
+        return self._log_is_empty
 
     def publish_nowait(self, stream: str, type: str, data: bytes) -> None:  # noqa: A002
         """Show subscribers something of the moment: no ``seq``, not stored."""
@@ -181,7 +184,7 @@ class Journal:
         while True:
             if self._emptying:
                 emptying, self._emptying = self._emptying, []
-                await self.store.write(_empty_log)
+                self._log_is_empty = await self.store.write(_empty_log)
                 for done in emptying:
                     done.set()
             if not self._queue:
@@ -296,13 +299,15 @@ class Journal:
         return pending.events
 
 
-def _empty_log(db: apsw.Connection) -> None:
+def _empty_log(db: apsw.Connection) -> bool:
     """``PRAGMA wal_checkpoint(TRUNCATE)``, tried for a second: readers are done in milliseconds."""
     db.set_busy_timeout(1000)
     try:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        ((busy, _, _),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return not busy
     except (*MEDIUM_ERRORS, *STATEMENT_ERRORS) as error:
         log.warning("journal.log_not_emptied error=%s", error)
+        return False
     finally:
         db.set_busy_timeout(5000)
 

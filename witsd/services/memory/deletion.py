@@ -28,6 +28,8 @@ _MERGE_PAGES = 500
 #: How long what has expired can still be asked for, in seconds.
 KEEP_EXPIRED_S = 7 * 86_400
 _EVERY_S = 60.0
+#: In ``meta`` while the file may hold traces of what was deleted: how often something was, since it last held none.
+_TRACES = "memory.traces"
 
 
 @attrs.define(eq=False)
@@ -57,8 +59,8 @@ class Deletion:
 
         rowids, gone = await self._journal.write(look)
         redacted = await self._redact(gone) if redact else 0
-        deleted = await self._journal.write(lambda tx: store.erase(tx, rowids, "deleted"))
-        await self.purge()
+        deleted = await self._journal.write(lambda tx: _erase(tx, rowids, "deleted"))
+        await self._wipe()
         self._embedding.nudge()  # who has taken another's place is to be embedded
         return wire.MemoryDeleteResult(deleted=tuple(deleted), redacted=redacted)
 
@@ -93,7 +95,7 @@ class Deletion:
 
         def work(tx: Tx) -> int:
             rowids = [int(i) for (i,) in tx.execute(sql, (*values, _SLICE))]
-            count = len(store.erase(tx, rowids, "cleared"))
+            count = len(_erase(tx, rowids, "cleared"))
             tx.execute("DELETE FROM memory_namespaces WHERE name = ? AND NOT EXISTS "
                        "(SELECT 1 FROM memories m WHERE m.namespace_id = memory_namespaces.namespace_id)", (namespace,))
             return count
@@ -103,8 +105,19 @@ class Deletion:
             count = await self._journal.write(work)
             total += count
         if total:
-            await self.purge()
+            await self._wipe()
         return total
+
+    async def _wipe(self) -> None:
+        try:
+            await self.purge()
+        except LimitExceeded as error:
+            if error.data["limit"] != "disk":
+                raise
+            raise LimitExceeded(
+                "it is deleted and found no more, but the file still holds traces of it: the disk is full. "
+                "Free some space, and within a minute they are gone, too", limit="disk", value=0,
+            ) from error  # fmt: skip
 
     async def purge(self) -> None:
         """Leave nothing of what was deleted in the file: not in old parts of the text indexes, nor in the log.
@@ -117,11 +130,14 @@ class Deletion:
             if self._purges > seen:
                 return  # one that began after this was asked for has seen to it
             self._purges += 1
+            before = await self._journal.store.read(_traces)
             for table in ("memory_fts", "messages_fts"):
                 pages = -_MERGE_PAGES
                 while await self._journal.write(lambda tx, t=table, p=pages: _merge(tx, t, p)):  # type: ignore[misc]
                     pages = _MERGE_PAGES
-            await self._journal.empty_log()
+            if await self._journal.empty_log():
+                sql = "DELETE FROM meta WHERE key = ? AND value = ?"
+                await self._journal.write(lambda tx: tx.execute(sql, (_TRACES, before)))
 
     # ---- undoing a run ------------------------------------------------------------------------------------
 
@@ -144,12 +160,15 @@ class Deletion:
             if actor.agent is not None and (not known or known[0][0] != actor.agent):
                 raise PermissionDenied(f"{actor.label} may not undo this run", needs="run")
             going = _within(tx, actor, store.with_derived(tx, [int(i) for (i,) in written]))
-            deleted = store.erase(tx, going, "reverted")
-            return wire.MemoryRevertResult(deleted=tuple(deleted), restored=tuple(_restore(tx, run_id, actor.label)))
+            deleted = _erase(tx, going, "reverted")
+            restored = _restore(tx, run_id, actor.label)
+            if restored:
+                _leave_traces(tx)
+            return wire.MemoryRevertResult(deleted=tuple(deleted), restored=tuple(restored))
 
         result = await self._journal.write(work, then=self._embedding.nudge)
         if result.deleted or result.restored:
-            await self.purge()
+            await self._wipe()
         return result
 
     # ---- letting go -----------------------------------------------------------------------------------------
@@ -164,10 +183,12 @@ class Deletion:
         )
 
     async def keep_up(self) -> None:
-        """Let go of what has expired and what retention does not keep, for ever."""
+        """Let go of what has expired and what retention does not keep, and of traces that were left, for ever."""
         while True:
             try:
                 await self.tidy()
+                if await self._journal.store.read(_traces):
+                    await self.purge()
             except (apsw.Error, LimitExceeded) as error:
                 log.error("memory.upkeep_failed error=%s", error)
             await trio.sleep(_EVERY_S)
@@ -196,6 +217,26 @@ class Deletion:
         if total:
             log.info("memory.upkeep deleted=%d", total)
         return total
+
+
+def _erase(tx: Tx, rowids: Sequence[int], reason: str) -> list[str]:
+    """Delete for good: see ``_leave_traces``."""
+    if rowids:
+        _leave_traces(tx)
+    return store.erase(tx, rowids, reason)
+
+
+def _leave_traces(tx: Tx) -> None:
+    """Remember that the file is to be rid of them, should the daemon die before that is done."""
+    tx.execute(
+        "INSERT INTO meta(key, value) VALUES (?, '1') ON CONFLICT(key) DO UPDATE SET value = value + 1", (_TRACES,)
+    )
+
+
+def _traces(db: apsw.Connection) -> str | None:
+    """Set while there may be traces; another value for each that was left."""
+    found: str | None = db.execute("SELECT value FROM meta WHERE key = ?", (_TRACES,)).get
+    return found
 
 
 def _within(tx: Tx, actor: Actor, rowids: Sequence[int]) -> list[int]:
