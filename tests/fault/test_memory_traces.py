@@ -14,7 +14,8 @@ from tests.support.wire import Wire, wire
 
 def fill(c: Wire, first: int) -> None:
     """So much that the text index has several parts, and their merging takes a moment."""
-    texts = [f"filler {n} of {n * 7919 % 1000} ordinary umbrellas " + f"word{n} " * 20 for n in range(first, first + 300)]
+    numbers = range(first, first + 300)
+    texts = [f"filler {n} of {n * 7919 % 1000} ordinary umbrellas " + f"word{n} " * 20 for n in numbers]
     all_at_once(c, "memory/add", [{"namespace": "shared", "text": text} for text in texts])
 
 
