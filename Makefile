@@ -14,7 +14,7 @@ PROJECTS := pyproject.toml clients/python/pyproject.toml
 # So many tests run at a time: most wait for a daemon more than they compute.
 WORKERS ?= 4
 
-.PHONY: help run test check generate bench bench-recall lock wheels clean
+.PHONY: help run test check generate bench bench-large bench-recall lock wheels clean
 
 help:
 	@echo 'witsd: the init system for AI agents'
@@ -24,6 +24,7 @@ help:
 	@echo '  make check     ruff, mypy --strict, import-linter, and whether generated files are fresh'
 	@echo '  make generate  write protocol/ and the client types from the declarations in witsd/'
 	@echo '  make bench     the figures of the README, each beside a floor measured in the same run'
+	@echo '  make bench-large  memory with a million records, which takes a quarter of an hour to make and is kept'
 	@echo '  make bench-recall  of what answers a question, how much memory finds; MINILM=fetch measures minilm, too'
 	@echo '  make wheels    the two wheels, in dist/'
 	@echo '  make lock      resolve requirements.lock anew'
@@ -50,6 +51,9 @@ generate: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m tests.bench
+
+bench-large: $(VENV)/.dev
+	@$(BIN)/python -m tests.bench --only memory_large
 
 bench-recall: $(VENV)/.dev
 	@$(BIN)/python -m tests.bench.recall $(if $(MINILM),--minilm $(MINILM))

@@ -25,6 +25,7 @@ from tests.bench.footprint import IdleAgents, Memory
 from tests.bench.journal import JournalAppends
 from tests.bench.logs import Logs
 from tests.bench.measure import Outcome, Row, Run, measure
+from tests.bench.memory import MemoryAdds, MemoryDisk, MemoryEverywhere, MemoryFirst, MemoryLarge, MemorySearch
 from tests.bench.ping import UnixPing, WebSocketPing
 from tests.bench.sampling import Sampling
 from tests.bench.start import Idle, Start
@@ -42,12 +43,20 @@ ROWS: tuple[Row, ...] = (
     IdleAgents(),
     Sampling(),
     Logs(),
+    MemorySearch(),
+    MemoryEverywhere(),
+    MemoryFirst(),
+    MemoryAdds(),
+    MemoryDisk(),
 )
+#: Only where they are asked for.
+LARGE: tuple[Row, ...] = (MemoryLarge(),)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("--only", action="append", choices=[row.name for row in ROWS], help="this row; may be repeated")
+    names = [row.name for row in (*ROWS, *LARGE)]
+    parser.add_argument("--only", action="append", choices=names, help="this row; may be repeated")
     parser.add_argument("--quick", action="store_true", help="a quarter of the load: for a look, not for a verdict")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds, the best counts (default 3)")
@@ -59,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not options.json:
             print("\n".join(f"{name:<9} {value}" for name, value in about.items()), flush=True)
         done: dict[str, list[Outcome]] = {}
-        for row in ROWS:
-            if options.only and row.name not in options.only:
+        for row in (*ROWS, *LARGE):
+            if row.name not in options.only if options.only else row in LARGE:
                 continue
             done[row.name] = measure(row, run, options.rounds)
             if not options.json:

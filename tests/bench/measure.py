@@ -158,11 +158,11 @@ class Program(subprocess.Popen[bytes]):
 
     said: str = ""
 
-    def expect(self, word: str) -> str:
+    def expect(self, word: str, patience_s: float = PATIENCE_S) -> str:
         """The rest of the next line that it prints, which begins with ``word``."""
         assert self.stdout is not None
-        if not select.select([self.stdout], [], [], PATIENCE_S)[0]:
-            raise TimeoutError(f"no {word!r} within {PATIENCE_S:g} s")
+        if not select.select([self.stdout], [], [], patience_s)[0]:
+            raise TimeoutError(f"no {word!r} within {patience_s:g} s")
         line = self.stdout.readline().decode()
         if not line.startswith(word):
             raise RuntimeError(f"expected {word!r}, got {line!r} (exit status {self.poll()})")

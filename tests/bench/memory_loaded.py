@@ -12,11 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench.measure import ROOT, clean_environment
+from tests.bench.memory_data import Memory
 from tests.support.daemon import Daemon
+from witsd.services.memory import store
+from witsd.services.memory.records import TRUST
 
 #: What a database depends on: of another version of these, another one is made.
 _MADE_BY = (
     "tests/bench/memory_data.py",
+    "tests/bench/memory_loaded.py",
     "tests/bench/programs/load_memory.py",
     "witsd/journal/migrations.py",
     "witsd/services/memory/hashing.py",
@@ -27,10 +31,33 @@ _MADE_BY = (
 )
 
 
-def database(namespaces: int, each: int) -> Path:
-    """``each`` memories in each of the namespaces ``agent:a0``, ``agent:a1`` ... Not to be written to."""
+def cache() -> Path:
+    """The folder for what is made once."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "witsd-bench"
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def new(number: int, memory: Memory) -> store.New:
+    """An invented memory as what ``memory/add`` makes of it."""
+    return store.New(
+        memory_id=f"mem_{number:026d}",
+        namespace=f"agent:a{memory.namespace}",
+        kind="turn",
+        text=memory.text,
+        author=memory.speaker,
+        trust=TRUST["person"],
+        metadata='{"starred":true}' if memory.starred else None,
+        speaker=memory.speaker,
+        session_id=memory.session,
+        vector=memory.vector,
+        dedupe=False,
+    )
+
+
+def database(namespaces: int, each: int) -> Path:
+    """``each`` memories in each of the namespaces ``agent:a0``, ``agent:a1`` ... Not to be written to."""
+    folder = cache()
     state = hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in _MADE_BY)).hexdigest()[:12]
     stem = f"memory-{namespaces}x{each}-"
     path = folder / f"{stem}{state}.db"

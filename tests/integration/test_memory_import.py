@@ -195,7 +195,7 @@ def test_vectors_of_this_model_are_taken_over_and_others_are_not(daemon: Daemon)
         settled(c)
         far = c.call("memory/search", query="zebra", mode="semantic", namespace="n")["items"][0]
         assert (far["text"], far["score"]) == ("zebra", pytest.approx(1, abs=0.05)), "embedded here"
-        ones = base64.b64encode(vectors.pack([1.0] * 384, 384)).decode()
+        ones = base64.b64encode(vectors.pack([1.0] * 384)).decode()
         ours = {**item, "key": "k3", "text": "gnu", "vectors": [ones]}
         wrong = {**item, "key": "k4", "text": "eland", "vectors": [ones[:8]]}
         c.call("memory/import", items=[ours, wrong], model=model["model"], digest=model["digest"])

@@ -12,29 +12,13 @@ from pathlib import Path
 import trio
 
 from tests.bench.memory_data import DIMENSIONS, Invention, Memory
+from tests.bench.memory_loaded import new
 from witsd.journal.journal import Tx, open_journal
 from witsd.journal.store import open_store
 from witsd.services.memory import hashing, store, vectors
-from witsd.services.memory.records import TRUST
 from witsd.values.clock import SystemClock
 
 _AT_ONCE = 5000
-
-
-def new(number: int, memory: Memory) -> store.New:
-    return store.New(
-        memory_id=f"mem_{number:026d}",
-        namespace=f"agent:a{memory.namespace}",
-        kind="turn",
-        text=memory.text,
-        author=memory.speaker,
-        trust=TRUST["person"],
-        metadata='{"starred":true}' if memory.starred else None,
-        speaker=memory.speaker,
-        session_id=memory.session,
-        vector=memory.vector,
-        dedupe=False,
-    )
 
 
 async def load(path: Path, namespaces: int, each: int) -> None:

@@ -32,6 +32,7 @@ QUESTION_S = 10.0
 #: What a server answers that has too much to do, whatever it is asked.
 _BUSY = (408, 425, 429, 503)
 _EMBEDDER = "memory.embedder"
+_QUESTION, _RECORD = "the vector of the question", "the vector of a record"
 #: A text that every embedder can embed.
 _ANY = "a first text"
 
@@ -114,7 +115,7 @@ class Embedding:
                 f"{among.embedder} is another model by now, {result.model}, and what is stored is embedded anew first",
                 provider=among.embedder, status=None, retryable=True,
             )  # fmt: skip
-        return vectors.pack(result.vectors[0], among.dimensions, "the vector of the question")
+        return vectors.check(vectors.pack(result.vectors[0], _QUESTION), among, _QUESTION)
 
     # ---- the task ---------------------------------------------------------------------------------------
 
@@ -125,10 +126,8 @@ class Embedding:
             self._wake = trio.Event()
             try:
                 worked = await self._step()
-            except (WitsdError, apsw.Error) as error:
-                if self.trouble != str(error):
-                    self.trouble = str(error)
-                    log.warning("memory.embedder_failed embedder=%s error=%s", self.embedder, error)
+            except Exception as error:  # noqa: BLE001  (the boundary: whatever it is, searches by words go on)
+                self._failed(error)
                 with trio.move_on_after(pause):
                     await self._wake.wait()
                 pause = min(2 * pause, RETRY_MAX_S)
@@ -139,6 +138,16 @@ class Embedding:
             self.trouble, pause = "", RETRY_S
             if not worked:
                 await self._wake.wait()
+
+    def _failed(self, error: Exception) -> None:
+        """Say it once, until it is another one."""
+        expected = isinstance(error, (WitsdError, apsw.Error))
+        trouble = str(error) if expected else f"{type(error).__name__}: {error}"
+        if self.trouble == trouble:
+            return
+        self.trouble = trouble
+        bug = None if expected else error
+        log.warning("memory.embedder_failed embedder=%s error=%s", self.embedder, trouble, exc_info=bug)
 
     async def _step(self) -> bool:
         """One batch; False when nothing is due."""
@@ -242,7 +251,7 @@ def _store(tx: Tx, target: vectors.Generation, batch: Sequence[_Due], found: Seq
         if not any(vector):  # a text without any word, as some models see it: near to nothing
             _pass_over(tx, target, due)
             continue
-        packed = vectors.pack(vector, target.dimensions, "the vector of a record")
+        packed = vectors.check(vectors.pack(vector, _RECORD), target, _RECORD)
         vectors.put(tx, target, due.rowid, due.namespace_id, packed)
         kind, text, part_of = still[0]
         if target.state == "current" and kind != "turn" and part_of is None:

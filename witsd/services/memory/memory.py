@@ -12,11 +12,11 @@ import msgspec
 import trio
 
 from witsd.journal.journal import Journal, Tx
-from witsd.services import session_rows
 from witsd.services.backup import known
 from witsd.services.idempotency import once
 from witsd.services.memory import (
     access,
+    asking,
     contradictions,
     exporting,
     filters,
@@ -27,23 +27,19 @@ from witsd.services.memory import (
     store,
     vectors,
 )
-from witsd.services.memory import context as packing
-from witsd.services.memory import search as searching
+from witsd.services.memory.asking import Asking
 from witsd.services.memory.deletion import Deletion
 from witsd.services.memory.embedding import Embedding
-from witsd.services.memory.recall import marked, without_recalled
+from witsd.services.memory.recall import without_recalled
 from witsd.services.models.embedders import Embedders
 from witsd.services.runs import Runs, cursor_number
 from witsd.values.actor import Actor, Scope
 from witsd.values.clock import Clock
 from witsd.values.config_memory import RetentionConfig
-from witsd.values.errors import Conflict, InvalidParams, ModelError, NotFound, Timeout
-from witsd.values.ids import AgentName, Ids
+from witsd.values.errors import Conflict, InvalidParams, ModelError, NotFound
+from witsd.values.ids import Ids
 from witsd.values.wire import memory as wire
 from witsd.values.wire.common import UNSET
-
-#: Records a namespace-less search may put together: further pages are no longer what is meant by the best.
-_MOST_OFFSET = 1000
 
 
 @attrs.define(eq=False)
@@ -56,6 +52,7 @@ class Memory:
     _ids: Ids
     embedding: Embedding
     deletion: Deletion
+    asking: Asking
 
     # ---- writing ----------------------------------------------------------------------------------------
 
@@ -85,13 +82,14 @@ class Memory:
             valid_from_us=None if params.valid_from is None else records.micros(params.valid_from, "params.valid_from"),
             valid_to_us=None if params.valid_to is None else records.micros(params.valid_to, "params.valid_to"),
             expires_us=None if params.ttl_s is None else now + int(params.ttl_s * 1e6),
-            vector=None if params.vector is None else await self._pack(params.vector),
+            vector=None if params.vector is None else vectors.pack(params.vector),
             dedupe=kind != "turn" if params.dedupe is None else params.dedupe,
         )
 
         def work(tx: Tx) -> tuple[wire.MemoryAdded, bool]:
             agent_of = access.agent_of(tx)
             access.require(actor, params.namespace, agent_of)
+            self._fits(tx, new.vector)
 
             def make() -> wire.MemoryAdded:
                 closing = [self._changeable(tx, actor, memory_id) for memory_id in params.supersedes]
@@ -130,14 +128,17 @@ class Memory:
         access.require(actor, row.namespace, access.agent_of(tx))
         return row
 
-    async def _pack(self, vector: Sequence[float]) -> bytes:
-        among = vectors.current(await self._journal.store.read(vectors.generations))
+    def _fits(self, tx: Tx, packed: bytes | None) -> None:
+        """Raises where a caller's own vector cannot be placed: ``ModelError``, ``InvalidParams``."""
+        if packed is None:
+            return
+        among = vectors.current(vectors.generations_tx(tx))
         if among is None:
             raise ModelError(
                 "no embedding model is in use yet, so a vector cannot be placed: leave it out, or try again",
                 provider=self.embedding.embedder, status=None, retryable=True,
             )  # fmt: skip
-        return vectors.pack(vector, among.dimensions)
+        vectors.check(packed, among)
 
     async def update(self, actor: Actor, params: wire.MemoryUpdateParams) -> wire.Memory:
         """Raises ``Conflict`` where ``version`` is given and is another one by now."""
@@ -158,11 +159,12 @@ class Memory:
             changes["trust"] = access.trust_for(actor, params.trust, None, 9)
         if not changes:
             raise InvalidParams("params: there is nothing to change", path="params")
-        vector = None if params.vector is None else await self._pack(params.vector)
+        vector = None if params.vector is None else vectors.pack(params.vector)
         run_id = self.run_of(actor, params.run_id)
 
         def work(tx: Tx) -> wire.Memory:
             row = self._changeable(tx, actor, params.memory_id)
+            self._fits(tx, vector)
             if params.version is not None and params.version != row.version:
                 raise Conflict(
                     f"the record is at version {row.version} by now: read it again", version=row.version
@@ -179,124 +181,11 @@ class Memory:
 
     async def get(self, actor: Actor, params: wire.MemoryIdParams) -> wire.Memory:
         def look(db: apsw.Connection) -> wire.Memory:
-            row = readable(db, actor, params.memory_id)
+            row = asking.readable(db, actor, params.memory_id)
             chunks = db.execute("SELECT count(*) FROM memories WHERE part_of = ?", (row.id,)).get
             return records.view(row, chunks)
 
         return await self._journal.store.read(look)
-
-    async def search(self, actor: Actor, params: wire.MemorySearchParams) -> wire.MemorySearchResult:
-        """Best first. A namespace that nothing was written to yet is an empty one."""
-        if params.namespace is not None and params.namespaces is not None:
-            raise InvalidParams("give either namespace or namespaces, not both", path="params.namespaces")
-        names = (params.namespace,) if params.namespace is not None else params.namespaces
-        offset = cursor_number(params.cursor) or 0
-        if offset > _MOST_OFFSET:
-            raise InvalidParams(f"params.cursor: nobody pages beyond {_MOST_OFFSET} hits", path="params.cursor")
-        found, degraded = await self.find(
-            actor, params.query, names, limit=params.limit, offset=offset, mode=params.mode, filter=params.filter,
-            vector=params.vector, min_score=params.min_score, include=params.include,
-        )  # fmt: skip
-        return wire.MemorySearchResult(
-            items=found.hits,
-            next_cursor=str(offset + len(found.hits)) if found.more and found.hits else UNSET,
-            degraded=degraded or UNSET,
-        )
-
-    async def find(
-        self,
-        actor: Actor,
-        query: str,
-        names: Sequence[str] | None,
-        *,
-        limit: int,
-        offset: int = 0,
-        mode: wire.MemoryMode = "hybrid",
-        filter: dict[str, Any] | None = None,  # noqa: A002
-        vector: Sequence[float] | None = None,
-        min_score: float | None = None,
-        include: Sequence[str] = (),
-        skip_session: str | None = None,
-    ) -> tuple[searching.Found, str]:
-        """A page of hits, and why meaning did not count where it was to (empty: it did)."""
-        condition = filters.compiled(filter)
-        packed, among, degraded = None, None, ""
-        if mode != "keyword" and (vector is not None or query.strip()):
-            packed, among, degraded = await self._question(query, vector, mode)
-
-        def look(db: apsw.Connection) -> searching.Found:
-            live = self._live(db, actor, include, skip_session)
-            question = searching.Question(
-                query=query,
-                mode=mode,
-                namespace_ids=allowed(db, actor, names),
-                live=live,
-                filter=condition,
-                vector=packed,
-                # The generation may have been replaced since: its table is gone then.
-                among=None if among is None else next((g for g in vectors.generations(db) if g == among), None),
-                offset=offset,
-                limit=limit,
-                min_score=min_score,
-            )
-            return searching.search(db, question)
-
-        return await self._journal.store.read(look), degraded
-
-    def _live(
-        self, db: apsw.Connection, actor: Actor, include: Sequence[str], skip_session: str | None
-    ) -> filters.Condition:
-        """What may be shown to ``actor`` now, without what of ``skip_session`` is in its prompt anyway."""
-        live = filters.live(self._clock.wall_us(), include, access.least_trust(actor))
-        if skip_session is None:
-            return live
-        return filters.but_recent(live, skip_session, self._in_prompt(db, skip_session))
-
-    async def _question(
-        self, query: str, vector: Sequence[float] | None, mode: wire.MemoryMode
-    ) -> tuple[bytes | None, vectors.Generation | None, str]:
-        """The question's vector and its generation; where there is none and words do, why."""
-        among = vectors.current(await self._journal.store.read(vectors.generations))
-        if among is None:
-            return None, None, "nothing is embedded yet"
-        if vector is not None:
-            return vectors.pack(vector, among.dimensions), among, ""
-        try:
-            return await self.embedding.question(query, among), among, ""
-        except (ModelError, Timeout, NotFound) as error:
-            if mode == "semantic":
-                raise
-            return None, None, f"{among.embedder} cannot embed the question: {error.message}"
-
-    async def context(self, actor: Actor, params: wire.MemoryContextParams) -> wire.MemoryContextResult:
-        """The best passages under a budget. Counts them as used."""
-        names = params.namespaces
-        if names is None and actor.agent is None and params.session_id is not None:
-            names = await self._journal.store.read(lambda db: _of_session(db, str(params.session_id)))
-        found, _ = await self.find(
-            actor, params.query, names, limit=packing.HITS, filter=params.filter, skip_session=params.session_id,
-            min_score=packing.LEAST_SCORE,
-        )  # fmt: skip
-
-        def fill(db: apsw.Connection) -> packing.Packed:
-            live = self._live(db, actor, (), params.session_id)
-            return packing.pack(db, list(zip(found.rowids, found.hits, strict=True)), params.max_tokens, live)
-
-        packed = await self._journal.store.read(fill)
-        if not packed.hits:
-            return wire.MemoryContextResult(text="", items=(), tokens=0)
-        text = marked(f"From memory, which may be out of date:\n{packed.text}")
-        now = self._clock.wall_us()
-        counted = "UPDATE memories SET uses = uses + 1, used_us = ? WHERE id = ?"
-        self._journal.append_nowait(statements=[(counted, (now, rowid)) for rowid in packed.used], keep=False)
-        return wire.MemoryContextResult(text=text, items=packed.hits, tokens=packing.tokens(text))
-
-    def _in_prompt(self, db: apsw.Connection, session_id: str) -> int:
-        """How many of a session's newest messages its agent has before it anyway."""
-        session = session_rows.find(db, session_id)
-        unit = None if session is None else self._runs.supervisor.units.get(AgentName(session.agent))
-        # With the message that it is to answer.
-        return 200 if unit is None else unit.spec.history_messages + 1
 
     async def list(self, actor: Actor, params: wire.MemoryListParams) -> wire.MemoryPage:
         before = cursor_number(params.cursor)
@@ -304,7 +193,7 @@ class Memory:
 
         def look(db: apsw.Connection) -> wire.MemoryPage:
             names = None if params.namespace is None else (params.namespace,)
-            spaces = allowed(db, actor, names)
+            spaces = asking.allowed(db, actor, names)
             live = filters.live(self._clock.wall_us(), params.include, access.least_trust(actor))
             return listing.page(db, params, before, spaces, live, condition)
 
@@ -312,14 +201,14 @@ class Memory:
 
     async def history(self, actor: Actor, params: wire.MemoryIdParams) -> wire.MemoryHistoryResult:
         return await self._journal.store.read(
-            lambda db: listing.history(db, readable(db, actor, params.memory_id))
+            lambda db: listing.history(db, asking.readable(db, actor, params.memory_id))
         )
 
     async def namespaces(self, actor: Actor, params: wire.MemoryNamespacesParams) -> wire.MemoryNamespacePage:
         """Those that the caller may use, by name."""
 
         def look(db: apsw.Connection) -> wire.MemoryNamespacePage:
-            agent_of = _agent_reader(db)
+            agent_of = asking.agent_reader(db)
             return listing.namespaces(
                 db, params, lambda name: access.may_use(actor, name, agent_of), self.deletion.retention_of
             )
@@ -329,7 +218,7 @@ class Memory:
     async def stats(self, actor: Actor, params: wire.MemoryStatsParams) -> wire.MemoryStats:
         def look(db: apsw.Connection) -> wire.MemoryStats:
             names = None if params.namespace is None else (params.namespace,)
-            spaces = allowed(db, actor, names)
+            spaces = asking.allowed(db, actor, names)
             return listing.stats(db, spaces, self._clock.wall_us(), self.embedding.embedder, self.embedding.trouble)
 
         return await self._journal.store.read(look)
@@ -356,7 +245,7 @@ class Memory:
         before = None if params.before is None else records.micros(params.before, "params.before")
 
         def permitted(db: apsw.Connection) -> None:
-            access.require(actor, params.namespace, _agent_reader(db))
+            access.require(actor, params.namespace, asking.agent_reader(db))
 
         await self._journal.store.read(permitted)
         return wire.MemoryClearResult(
@@ -388,7 +277,7 @@ class Memory:
 
         def look(db: apsw.Connection) -> wire.MemoryExportResult:
             names = None if params.namespace is None else (params.namespace,)
-            return exporting.piece(db, params, after, allowed(db, actor, names))
+            return exporting.piece(db, params, after, asking.allowed(db, actor, names))
 
         return await self._journal.store.read(look)
 
@@ -399,39 +288,6 @@ class Memory:
         else:
             await self.embedding.choose(params.embedder)
         return await self.stats(actor, wire.MemoryStatsParams())
-
-
-def readable(db: apsw.Connection, actor: Actor, memory_id: str) -> records.Row:
-    """Raises ``NotFound``, also for what is trusted too little to be shown; ``PermissionDenied``."""
-    row = records.find(db, memory_id)
-    if row is None:
-        raise records.missing(memory_id)
-    access.require(actor, row.namespace, _agent_reader(db))
-    if row.trust < access.least_trust(actor):
-        raise records.missing(memory_id)
-    return row
-
-
-def allowed(db: apsw.Connection, actor: Actor, names: Sequence[str] | None) -> list[int] | None:
-    """The numbers of the namespaces asked for, or of all the caller may read; None where that is every one."""
-    agent_of = _agent_reader(db)
-    if names is not None:
-        for name in names:
-            access.require(actor, name, agent_of)
-        known = [db.execute("SELECT namespace_id FROM memory_namespaces WHERE name = ?", (n,)).get for n in names]
-        return [number for number in dict.fromkeys(known) if number is not None]
-    if actor.agent is None:
-        return None
-    return [number for name, number in records.namespaces(db).items() if access.may_use(actor, name, agent_of)]
-
-
-def _of_session(db: apsw.Connection, session_id: str) -> tuple[str, ...]:
-    """What a person sees of memory in a session: what its agent does without further grants."""
-    return (f"agent:{session_rows.load(db, session_id).agent}", f"session:{session_id}", "shared")
-
-
-def _agent_reader(db: apsw.Connection) -> access.AgentOf:
-    return lambda session_id: db.execute("SELECT agent FROM sessions WHERE session_id = ?", (session_id,)).get
 
 
 @asynccontextmanager
@@ -450,5 +306,6 @@ async def open_memory(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(embedding.run)
         runs.book.remembered = embedding.nudge
-        yield Memory(journal, runs, clock, ids, embedding, deletion)
+        asked = Asking(journal, runs, clock, embedding)
+        yield Memory(journal, runs, clock, ids, embedding, deletion, asked)
         nursery.cancel_scope.cancel()

@@ -189,17 +189,23 @@ def signs(packed: bytes, bits: int) -> bytes:
     return int(packed[:bits].translate(_ABOVE), 2).to_bytes(bits // 8, "big")
 
 
-def pack(vector: Sequence[float], dimensions: int, path: str = "params.vector") -> bytes:
-    """A vector of any length as stored. Raises ``InvalidParams`` for one of another size or with what is no number."""
-    if len(vector) != dimensions:
-        raise InvalidParams(
-            f"{path} has {len(vector)} numbers, and the model in use has {dimensions}: see memory/stats", path=path
-        )
+def pack(vector: Sequence[float], path: str = "params.vector") -> bytes:
+    """A vector of any length as stored. Raises ``InvalidParams`` for one with what is no number."""
     length = math.hypot(*vector)
     if not math.isfinite(length) or length == 0:
         raise InvalidParams(f"{path} holds what is no number, or is nothing but zeros", path=path)
     factor = _SCALE / length
     return array("b", [round(value * factor) for value in vector]).tobytes()
+
+
+def check(packed: bytes, among: Generation, path: str = "params.vector") -> bytes:
+    """Raises ``InvalidParams`` for a vector of another size than those it is to be compared with."""
+    if len(packed) != among.dimensions:
+        raise InvalidParams(
+            f"{path} has {len(packed)} numbers, and the model in use has {among.dimensions}: see memory/stats",
+            path=path,
+        )
+    return packed
 
 
 def nearest(
