@@ -18,11 +18,13 @@ from trio import TaskStatus  # type: ignore[attr-defined, unused-ignore]
 from witsd_client.paths import Paths
 
 from witsd import __version__
+from witsd.door.auth import EVERYWHERE
 from witsd.door.door import Door, open_door
 from witsd.door.exchange import without_streams
 from witsd.door.identity import Identifier
 from witsd.door.listen import UnixSocket
 from witsd.door.metrics import render
+from witsd.door.openai_door import OpenAIDoor
 from witsd.journal import epoch
 from witsd.journal.cipher import configured
 from witsd.journal.event import entry
@@ -41,6 +43,7 @@ from witsd.services.budgets import open_budgets
 from witsd.services.events import open_events
 from witsd.services.memory.blocks import Blocks
 from witsd.services.memory.memory import open_memory
+from witsd.services.model_keys import ModelKeys
 from witsd.services.models.discover import open_models
 from witsd.services.models.embedders import Embedders
 from witsd.services.models.metering import Meter
@@ -199,6 +202,7 @@ async def wired(
         access = await open_access(journal, clock, ids)
         containment = await finding.result()
         stack.callback(containment.close)
+        keys = ModelKeys(_v1(sockets.http))
         surroundings = Surroundings(
             journal=journal,
             logs=logs,
@@ -211,6 +215,7 @@ async def wired(
             jitter=random.random,
             mark=_mark(paths),
             socket=sockets.unix.path,
+            lend=keys.lend,
             run_root=paths.data_dir / "agents-run",
             daemon_env=env,
             assistant_command=(sys.executable, "-m", "witsd.adapters.assistant"),
@@ -291,6 +296,16 @@ async def wired(
                 claimed=sockets.unix,
                 bound=sockets.http,
                 metrics=lambda: render(services.system, supervisor, clock),
+                openai=OpenAIDoor(
+                    models=models,
+                    embedders=embedders,
+                    keys=keys,
+                    access=access,
+                    actor_of=supervisor.actor_of,
+                    clock=clock,
+                    ids=ids,
+                    body_bytes=limits.message_bytes,
+                ),
             )
         )
         background = await enter(trio.open_nursery())
@@ -342,6 +357,15 @@ class ListenAt:
             allowed_origins=listen.allowed_origins,
             allow_remote=listen.allow_remote,
         )
+
+
+def _v1(listener: trio.SocketListener | None) -> str | None:
+    """Where agents of this machine find ``/v1``; None while HTTP is off."""
+    if listener is None:
+        return None
+    address, port = listener.socket.getsockname()[:2]
+    host = "127.0.0.1" if address in EVERYWHERE else f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}/v1"
 
 
 def _budget(supervisor: Supervisor, name: AgentName) -> AgentBudget:

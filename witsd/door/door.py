@@ -28,6 +28,7 @@ from witsd.door.http import (
 )
 from witsd.door.identity import HasOptions, Identifier, Refused
 from witsd.door.listen import UnixSocket, accept_forever, claim_unix, open_tcp
+from witsd.door.openai_door import OpenAIDoor
 from witsd.door.site import Pages, Rooms, load_page
 from witsd.rpc.dispatch import Dispatcher, answer_message
 from witsd.rpc.framing import ByteStreamMessages, MessageStream
@@ -201,7 +202,11 @@ class Door:
 
     async def _serve_http(self, stream: trio.SocketStream, connection: _Connection) -> None:
         assert self._pages is not None
-        rooms = Rooms(rpc=partial(self._rpc, connection), websocket=partial(self._websocket, connection))
+        rooms = Rooms(
+            rpc=partial(self._rpc, connection),
+            websocket=partial(self._websocket, connection),
+            known=lambda: setattr(connection, "unknown_http", False),
+        )
         http = HttpConnection(stream, self._pages(rooms), self._deadlines)
 
         def finish() -> None:
@@ -311,6 +316,7 @@ async def open_door(
     bound: trio.SocketListener | None = None,
     page: Path = _PAGE,
     metrics: Callable[[], Awaitable[str]] = _no_metrics,
+    openai: OpenAIDoor | None = None,
 ) -> AsyncIterator[Door]:
     """Listen on the Unix socket and, unless ``settings.http`` is empty, on the HTTP address.
 
@@ -362,6 +368,7 @@ async def open_door(
                     files=files,
                     message_bytes=limits.message_bytes,
                     metrics=metrics,
+                    openai=openai,
                 )
                 nursery.start_soon(accept_forever, tcp, door._take_http, "http")
             try:

@@ -86,6 +86,28 @@ class WantsBody:
     answer: Callable[[bytes], Awaitable[Response]]
 
 
+class Outlet(Protocol):
+    """An answer that is sent as it comes to be: server-sent events."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was sent: from then on no other answer can be given."""
+
+    async def send(self, data: bytes) -> None:
+        """The next piece; with the first one goes the head, status 200."""
+
+    async def end(self) -> None:
+        """That was all."""
+
+
+@attrs.frozen
+class WantsStream:
+    """As ``WantsBody``, but ``serve`` may use the outlet instead of giving an answer (None then)."""
+
+    limit: int
+    serve: Callable[[bytes, Outlet], Awaitable[Response | None]]
+
+
 @attrs.frozen
 class Upgrade:
     """The connection becomes something else: ``serve`` has it until it ends."""
@@ -96,7 +118,7 @@ class Upgrade:
 class Site(Protocol):
     """What is served."""
 
-    def begin(self, request: Request) -> Response | WantsBody | Upgrade:
+    def begin(self, request: Request) -> Response | WantsBody | WantsStream | Upgrade:
         """Decide on the head alone."""
 
     def finish(self, request: Request, response: Response) -> Response:
@@ -207,6 +229,14 @@ class HttpConnection:
                 response = await self._while_connected(connection, decision.answer, body)
                 if response is None:
                     return False
+            elif isinstance(decision, WantsStream):
+                body = await self._read_body(connection, request.headers, decision.limit)
+                outlet = _Outlet(self._stream, connection, request, self._site, self._deadlines.send_s)
+                serve = decision.serve
+                response = await self._while_connected(connection, lambda body: serve(body, outlet), body)
+                if response is None:
+                    return outlet.ended and await self._after(connection)
+                response = self._site.finish(request, response)
             else:
                 response = decision
         except _Problem as problem:
@@ -267,7 +297,7 @@ class HttpConnection:
     async def _while_connected(
         self,
         connection: h11.Connection,
-        answer: Callable[[bytes], Awaitable[Response]],
+        answer: Callable[[bytes], Awaitable[Response | None]],
         body: bytes,
     ) -> Response | None:
         """The answer, or None when the client left before there was one; its work is cancelled then."""
@@ -316,11 +346,44 @@ class HttpConnection:
             data += connection.send(h11.EndOfMessage()) or b""
         with trio.fail_after(self._deadlines.send_s):
             await self._stream.send_all(data)
+        return await self._after(connection)
+
+    async def _after(self, connection: h11.Connection) -> bool:
+        """Whether another request may follow."""
         if connection.our_state is h11.DONE and connection.their_state is h11.DONE:
             self._buffer, ended = connection.trailing_data
             return not ended or bool(self._buffer)
         await linger(self._stream, self._deadlines.linger_s)
         return False
+
+
+@attrs.define(eq=False)
+class _Outlet:
+    """Each piece is a chunk. Raises ``trio.TooSlowError`` where the client does not take it."""
+
+    _stream: trio.abc.HalfCloseableStream
+    _connection: h11.Connection
+    _request: Request
+    _site: Site
+    _send_s: float
+    begun: bool = False
+    ended: bool = False
+
+    async def send(self, data: bytes) -> None:
+        out = b""
+        if not self.begun:
+            self.begun = True
+            head = self._site.finish(self._request, Response(status=200))
+            headers = [*SECURITY_HEADERS, *head.headers, (b"content-type", b"text/event-stream; charset=utf-8")]
+            out = self._connection.send(h11.Response(status_code=200, headers=headers, reason=b"OK")) or b""
+        out += self._connection.send(h11.Data(data=data)) or b""
+        with trio.fail_after(self._send_s):
+            await self._stream.send_all(out)
+
+    async def end(self) -> None:
+        with trio.fail_after(self._send_s):
+            await self._stream.send_all(self._connection.send(h11.EndOfMessage()) or b"")
+        self.ended = True
 
 
 async def linger(stream: trio.abc.HalfCloseableStream, seconds: float) -> None:

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from witsd.door.auth import Policy, bearer_token, cookie_prefix, our_cookies
-from witsd.door.http import Request, Response, Upgrade, WantsBody, error_response
+from witsd.door.http import Request, Response, Upgrade, WantsBody, WantsStream, error_response
 from witsd.door.metrics_text import CONTENT_TYPE
 from witsd.values.actor import ANONYMOUS, Actor, Scope
 from witsd.values.errors import (
@@ -26,6 +26,7 @@ from witsd.values.errors import (
 )
 
 if TYPE_CHECKING:
+    from witsd.door.openai_door import OpenAIDoor
     from witsd.services.access import Access
 
 _FORM_BYTES = 4096
@@ -67,6 +68,8 @@ class Rooms:
     rpc: Callable[[Actor, bytes], Awaitable[bytes]]
     #: A connection that becomes a WebSocket, and the cookies that came with it.
     websocket: Callable[[trio.abc.HalfCloseableStream, Actor, tuple[str, ...]], Awaitable[None]]
+    #: Whoever is on this connection has shown a good credential.
+    known: Callable[[], None] = lambda: None
 
 
 @attrs.frozen
@@ -80,8 +83,10 @@ class Pages:
     files: Mapping[str, Response] = attrs.field(kw_only=True)
     message_bytes: int = attrs.field(kw_only=True)
     metrics: Callable[[], Awaitable[str]] = attrs.field(kw_only=True)
+    #: What serves ``/v1``.
+    openai: OpenAIDoor | None = attrs.field(kw_only=True, default=None)
 
-    def begin(self, request: Request) -> Response | WantsBody | Upgrade:
+    def begin(self, request: Request) -> Response | WantsBody | WantsStream | Upgrade:
         """Host and Origin first, then everything else."""
         decision = self._refuse_stranger(request) or self._route(request)
         return self.finish(request, decision) if isinstance(decision, Response) else decision
@@ -124,7 +129,7 @@ class Pages:
             )
         return None
 
-    def _route(self, request: Request) -> Response | WantsBody | Upgrade:
+    def _route(self, request: Request) -> Response | WantsBody | WantsStream | Upgrade:
         path = request.path
         if request.method == "OPTIONS" and self._origin(request) == "allowed":
             return _PREFLIGHT
@@ -136,6 +141,8 @@ class Pages:
             return self._ws(request)
         if path == "/session":
             return self._session(request)
+        if path.startswith("/v1/") and self.openai is not None:
+            return self.openai.begin(request, self.rooms.known)
         file = _HEALTHY if path == "/healthz" else self.files.get(path)
         if file is None:
             return error_response(404, NotFound("there is nothing at this path", kind="path", id=path))

@@ -6,6 +6,7 @@ import codecs
 import math
 import signal
 
+import msgspec
 import trio
 
 from witsd.services import session_rows
@@ -94,7 +95,10 @@ async def _by_agent(book: RunBook, supervisor: Supervisor, run: LiveRun) -> None
             lease.holds.add(run.session_id)
         run.handed.set()
         try:
-            result = await lease.link.request("runs/execute", params, RunsExecuteResult)
+            with supervisor.shared.lend(run.agent, run.run_id) as access:
+                if access is not None:
+                    params = msgspec.structs.replace(params, model_access=access)
+                result = await lease.link.request("runs/execute", params, RunsExecuteResult)
         except trio.BrokenResourceError:
             reason = await lease.why_gone()
             raise AgentFailed(
@@ -141,7 +145,10 @@ async def _in_a_process(book: RunBook, supervisor: Supervisor, run: LiveRun) -> 
         run.handed.set()
         errors = bytearray()
         try:
-            async with supervisor.open_run_process(unit, asked_from) as tree, trio.open_nursery() as nursery:
+            async with (
+                supervisor.open_run_process(unit, asked_from, run.run_id) as tree,
+                trio.open_nursery() as nursery,
+            ):
                 process = tree.process
                 held = watch.began(
                     unit.spec, process.identity, tree.container, lambda: process.signal_group(signal.SIGKILL)

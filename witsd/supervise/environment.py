@@ -20,14 +20,26 @@ def working_folder(spec: AgentSpec) -> Path:
     return Path(os.path.expanduser(spec.cwd))
 
 
-def build(spec: AgentSpec, *, mark: str, socket: Path, run_dir: Path, daemon: Mapping[str, str]) -> dict[str, str]:
-    """The variables ``spec``'s process gets; ``daemon`` is the daemon's own environment."""
+def build(
+    spec: AgentSpec,
+    *,
+    mark: str,
+    socket: Path,
+    run_dir: Path,
+    daemon: Mapping[str, str],
+    given: Mapping[str, str],
+) -> dict[str, str]:
+    """The variables ``spec``'s process gets; ``daemon`` is the daemon's own environment.
+
+    ``given`` is what it is lent, for as long as it lives: its definition may say otherwise.
+    """
     env = {name: daemon[name] for name in _TAKEN_OVER if name in daemon}
     # The daemon's own bin folder comes first, so that ``python`` finds the SDK.
     env["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), daemon.get("PATH", os.defpath)))
     env["PYTHONUNBUFFERED"] = "1"
     env["WITSD_LISTEN_UNIX"] = str(socket)
     env["WITSD_RUN_DIR"] = str(run_dir)
+    env |= given
     env |= {name: daemon[name] for name in spec.pass_env if name in daemon}
     env |= spec.env
     env[AGENT] = spec.name

@@ -200,7 +200,7 @@ class Supervisor:
             await unit.wait_change()
 
     @asynccontextmanager
-    async def open_run_process(self, unit: Unit, asked_from: str) -> AsyncIterator[Tree]:
+    async def open_run_process(self, unit: Unit, asked_from: str, run_id: str) -> AsyncIterator[Tree]:
         """A fresh process of a ``run_per_request`` agent, once what it requires is up; ended with the block.
 
         Raises ``SpawnError``, and what ``lease`` raises. It starts in its definition's folder, where relative paths in
@@ -208,7 +208,9 @@ class Supervisor:
         """
         await self._up(unit)
         more = {"WITSD_INPUT_CWD": asked_from}
-        async with open_tree(unit.spec, self.shared, more_env=more, grace_s=unit.spec.stop.grace_s) as tree:
+        async with open_tree(
+            unit.spec, self.shared, more_env=more, grace_s=unit.spec.stop.grace_s, run_id=run_id
+        ) as tree:
             unit.run_processes[tree.process.pid] = tree.process
             try:
                 yield tree

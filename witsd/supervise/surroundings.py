@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 
@@ -15,6 +17,15 @@ from witsd.supervise.process import Spawner
 from witsd.supervise.watch import Watch
 from witsd.values.clock import Clock
 from witsd.values.ids import Ids
+from witsd.values.wire.native import ModelAccess
+
+
+class Lend(Protocol):
+    def __call__(self, agent: str, run_id: str | None = None, /) -> AbstractContextManager[ModelAccess | None]: ...
+
+
+def _nothing(agent: str, run_id: str | None = None, /) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @attrs.frozen(kw_only=True)
@@ -34,4 +45,6 @@ class Surroundings:
     socket: Path
     run_root: Path
     daemon_env: Mapping[str, str]
+    #: Lends an agent's process, or one of its runs, what it calls models with, for as long as the block lasts.
+    lend: Lend = _nothing
     assistant_command: Sequence[str]

@@ -72,8 +72,9 @@ async def open_tree(
     *,
     more_env: Mapping[str, str] | None = None,
     grace_s: float = 0,
+    run_id: str | None = None,
 ) -> AsyncIterator[Tree]:
-    """A process of ``spec``'s, in its folder, with its environment and ``more_env``.
+    """A process of ``spec``'s, in its folder, with its environment and ``more_env``. ``run_id``: whose alone it is.
 
     When the block ends and it still lives, it is ended, with ``grace_s`` from SIGTERM to SIGKILL; then it is reaped.
     Whatever it has started is gone then, too, however the block ends.
@@ -81,7 +82,9 @@ async def open_tree(
     """
     run_dir = shared.run_root / spec.name
     with ExitStack() as stack:
-        tree = await _fork(spec, shared, run_dir, more_env or {}, stack)
+        access = stack.enter_context(shared.lend(spec.name, run_id))
+        given = {} if access is None else {"OPENAI_BASE_URL": access.base_url, "OPENAI_API_KEY": access.api_key}
+        tree = await _fork(spec, shared, run_dir, given, more_env or {}, stack)
         try:
             yield tree
         finally:
@@ -95,9 +98,16 @@ async def open_tree(
 
 
 async def _fork(
-    spec: AgentSpec, shared: Surroundings, run_dir: Path, more_env: Mapping[str, str], stack: ExitStack
+    spec: AgentSpec,
+    shared: Surroundings,
+    run_dir: Path,
+    given: Mapping[str, str],
+    more_env: Mapping[str, str],
+    stack: ExitStack,
 ) -> Tree:
-    env = environment.build(spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env)
+    env = environment.build(
+        spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env, given=given
+    )
     env |= more_env
     command = spec.command if spec.kind != "assistant" else shared.assistant_command
     leader: list[int] = []

@@ -1179,6 +1179,7 @@ class ModelsEmbedParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     texts: tuple[str, ...]
     model: str | None = None
     query: bool = False
+    run_id: str | None = None
 
 
 class ModelsEmbedResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -1866,6 +1867,13 @@ class HistoryTurn(Struct, frozen=True, kw_only=True, omit_defaults=True):
     data: Any = UNSET
 
 
+class ModelAccess(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a run finds models as OpenAI's API has them, and its key, which is good while it is on."""
+
+    base_url: str
+    api_key: str
+
+
 class RunsExecuteParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``history`` is given when the agent must (re)build its session; then it ends the one it had."""
 
@@ -1876,6 +1884,7 @@ class RunsExecuteParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     settings: SessionSettings | UnsetType = UNSET
     stream: bool = True
     deadline: str | UnsetType = UNSET
+    model_access: ModelAccess | UnsetType = UNSET
 
 
 class RunsExecuteResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -2698,12 +2707,14 @@ class ModelsApi:
         texts: Sequence[str],
         model: str | None | UnsetType = UNSET,
         query: bool | UnsetType = UNSET,
+        run_id: str | None | UnsetType = UNSET,
     ) -> ModelsEmbedResult:
         """Texts as vectors, by the model that memory uses or another."""
         params = _given(
             texts=texts,
             model=model,
             query=query,
+            run_id=run_id,
         )
         return await self._call("models/embed", params, ModelsEmbedResult)
 

@@ -57,6 +57,8 @@ class Run:
         self.stream = params.stream and agent.stream
         #: RFC 3339; the daemon ends the run then.
         self.deadline = None if params.deadline is UNSET else params.deadline
+        #: Where models are found as OpenAI's API has them, and this run's key; None where the daemon has no HTTP.
+        self.model_access = None if params.model_access is UNSET else params.model_access
         self.cancelled = False
         self.over = False
         self._numbers = itertools.count(1)

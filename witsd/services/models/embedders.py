@@ -128,12 +128,17 @@ class Embedders:
 
     async def embed(self, actor: Actor, params: ModelsEmbedParams) -> ModelsEmbedResult:
         """Serves ``models/embed``. ``hash`` and what memory uses anyway need no grant."""
-        name = params.model or self.current
+        name = self.models.router.expand(params.model)[0] if params.model else self.current
         if name not in (HASH, self.current) and not actor.granted("models", name):
             actor.require_grant("models", name)
         if actor.agent == name:
             raise PermissionDenied("an agent cannot ask itself to embed", needs="another model")
-        return await self.find(name).embed(params.texts, query=params.query)
+        embedder = self.find(name)
+        if isinstance(embedder, ProviderEmbedder):  # the others are this machine's own, and cost nothing
+            return await self.models.paid(
+                actor, params, embedder.provider, embedder.model, lambda: embedder.embed(params.texts)
+            )
+        return await embedder.embed(params.texts, query=params.query)
 
 
 def checked(result: ModelsEmbedResult, texts: int, *, provider: str) -> ModelsEmbedResult:

@@ -6,7 +6,7 @@ call in time and in number, goes on to the next of a route where one fails, and 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -38,6 +38,8 @@ from witsd.values.wire.models import (
     ModelPage,
     ModelsCompleteParams,
     ModelsCompleteResult,
+    ModelsEmbedParams,
+    ModelsEmbedResult,
     ModelsListParams,
 )
 from witsd.values.wire.runs import Usage
@@ -175,6 +177,48 @@ class Models:
                 return provider
         return None
 
+    async def paid(
+        self,
+        actor: Actor,
+        params: ModelsEmbedParams,
+        provider: Provider,
+        model: str,
+        embed: Callable[[], Awaitable[ModelsEmbedResult]],
+    ) -> ModelsEmbedResult:
+        """``embed()``, paid and written down as a call of ``model`` is. Raises as ``complete``."""
+        tab = Tab() if self.meter is None else self.meter.begin(actor, params.run_id)
+        with tab.open():
+            price, asked = self.price(provider, model), tokens_of(sum(map(len, params.texts)))
+            _check_price(tab, price, f"{provider.name}/{model}")
+            usd = price.of(asked, 0) if price is not None else 0.0
+            held = hold(tab.accounts, tokens=asked, usd=usd)
+            begun, status, error = self.clock.monotonic(), "failed", ""
+            try:
+                token = extra_try.set(held.another)
+                try:
+                    async with self._room(provider.name).enter(provider.name):
+                        result = await embed()
+                finally:
+                    extra_try.reset(token)
+                status = "completed"
+                return result
+            except WitsdError as refused:
+                error, asked, usd = refused.name, 0, 0.0
+                raise
+            finally:
+                used = Usage(input_tokens=asked, calls=held.calls, cost_usd=usd)
+                held.settle(used)
+                took = (self.clock.monotonic() - begun) * 1000
+                told = Called(
+                    provider=provider.name,
+                    model=model,
+                    usage=used,
+                    duration_ms=took,
+                    status="completed" if status == "completed" else "failed",
+                    error=error,
+                )
+                tab.note(told)
+
     # -- one call -----------------------------------------------------------------------------------
 
     async def _by_route(
@@ -232,11 +276,8 @@ class Models:
     async def _in_time(
         self, provider: Provider, model: str, params: ModelsCompleteParams, on_delta: Deltas | None, held: Hold
     ) -> ModelsCompleteResult:
-        limits = self.limits.get(provider.name, DEFAULT_LIMITS)
-        room = self._rooms.get(provider.name)
-        if room is None:
-            room = self._rooms[provider.name] = _Room(limits)
-        async with room.enter(provider.name):
+        limits = self._limits(provider.name)
+        async with self._room(provider.name).enter(provider.name):
             token = extra_try.set(held.another)
             try:
                 with trio.move_on_after(limits.call_timeout_s):
@@ -251,6 +292,15 @@ class Models:
             retryable=True,
         )
 
+    def _limits(self, provider: str) -> ProviderLimits:
+        return self.limits.get(provider, DEFAULT_LIMITS)
+
+    def _room(self, provider: str) -> _Room:
+        room = self._rooms.get(provider)
+        if room is None:
+            room = self._rooms[provider] = _Room(self._limits(provider))
+        return room
+
     def price(self, provider: Provider, model: str) -> Price | None:
         """What a model of a provider costs; None where nobody has said."""
         return find_price(self.prices, provider.kind, provider.name, model)
@@ -260,16 +310,21 @@ def _reserve(
     tab: Tab, params: ModelsCompleteParams, price: Price | None, asked: int, name: str
 ) -> tuple[ModelsCompleteParams, Hold]:
     left = least(tab.accounts)
-    if price is None and left.cost_usd is not UNSET:
+    _check_price(tab, price, name)
+    params, answer = fitted(params, left, price, asked)
+    usd = price.of(asked, answer) if price is not None else 0.0
+    return params, hold(tab.accounts, tokens=asked + answer, usd=usd)
+
+
+def _check_price(tab: Tab, price: Price | None, name: str) -> None:
+    left = least(tab.accounts).cost_usd
+    if price is None and left is not UNSET:
         raise LimitExceeded(
             f"{name} has no price, and a budget in US dollars counts: add [prices.{name!r}] with input_usd and "
             "output_usd, for a million tokens, to witsd.toml (0 where it costs nothing)",
             limit="budget.cost_usd",
-            value=left.cost_usd,
+            value=left,
         )
-    params, answer = fitted(params, left, price, asked)
-    usd = price.of(asked, answer) if price is not None else 0.0
-    return params, hold(tab.accounts, tokens=asked + answer, usd=usd)
 
 
 def _none_answered(name: str, failed: Sequence[tuple[str, WitsdError]]) -> WitsdError:

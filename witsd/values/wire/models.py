@@ -113,6 +113,7 @@ class ModelsEmbedParams(Struct, frozen=True, kw_only=True):
     texts: Annotated[tuple[str, ...], Meta(min_length=1, max_length=256)]
     model: str | None = None
     query: bool = False
+    run_id: str | None = None
 
 
 class ModelsEmbedResult(Struct, frozen=True, kw_only=True):

@@ -46,6 +46,13 @@ class AgentInitializeResult(Struct, frozen=True, kw_only=True):
     skills: tuple[Skill, ...] = ()
 
 
+class ModelAccess(Struct, frozen=True, kw_only=True):
+    """Where a run finds models as OpenAI's API has them, and its key, which is good while it is on."""
+
+    base_url: str
+    api_key: str
+
+
 class RunsExecuteParams(Struct, frozen=True, kw_only=True):
     """``history`` is given when the agent must (re)build its session; then it ends the one it had."""
 
@@ -56,6 +63,7 @@ class RunsExecuteParams(Struct, frozen=True, kw_only=True):
     settings: SessionSettings | UnsetType = UNSET
     stream: bool = True
     deadline: Timestamp | UnsetType = UNSET
+    model_access: ModelAccess | UnsetType = UNSET
 
 
 class RunsExecuteResult(Struct, frozen=True, kw_only=True):
