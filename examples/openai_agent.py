@@ -8,12 +8,13 @@ here, tells two runs at once apart. What it may call and spend is in [grants] an
 """
 
 import json
+from typing import Any
 
 from openai import AsyncOpenAI
 from witsd_client import Agent, Run
 
 agent = Agent("openai")
-TOOL = {
+TOOL: Any = {
     "type": "function",
     "function": {
         "name": "calculator",
@@ -38,11 +39,11 @@ def calculate(expression: str) -> str:
 async def answer(run: Run) -> None:
     """Ask the model, do what it asks for, until it says something."""
     assert run.model_access is not None, "the daemon listens on no HTTP port: set listen.http"
-    messages: list[dict] = [{"role": "user", "content": run.text}]
+    messages: list[Any] = [{"role": "user", "content": run.text}]
     async with AsyncOpenAI(base_url=run.model_access.base_url, api_key=run.model_access.api_key) as models:
         for _ in range(8):
-            calls: dict[int, dict] = {}
-            stream = await models.chat.completions.create(
+            calls: dict[int, dict[str, Any]] = {}
+            stream: Any = await models.chat.completions.create(
                 model=run.options.get("model", "auto"), messages=messages, tools=[TOOL], stream=True
             )
             async for chunk in stream:

@@ -20,7 +20,8 @@ async def play(run: Run) -> dict[str, Any]:
     wanted = run.data or {}
     assert run.model_access is not None
     key = run.model_access.api_key if wanted.get("own") else os.environ["OPENAI_API_KEY"]
-    out: dict[str, Any] = {"base_url": os.environ["OPENAI_BASE_URL"], "key": key, "same": run.model_access.api_key == key}
+    same = run.model_access.api_key == key
+    out: dict[str, Any] = {"base_url": os.environ["OPENAI_BASE_URL"], "key": key, "same": same}
     async with AsyncOpenAI(api_key=key) as models:
         try:
             asked: Any = {"model": "auto", "messages": [{"role": "user", "content": run.text}], **wanted.get("ask", {})}

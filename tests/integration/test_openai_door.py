@@ -406,9 +406,13 @@ def test_a_stream_that_breaks_says_so(home: Daemon, step: Any) -> None:
         configure(home, fake, more="retries = 0")
         home.start()
         heard: list[str | None] = []
+
+        def listen(models: OpenAI) -> None:
+            stream = models.chat.completions.create(model="up/m", messages=HELLO, stream=True)
+            heard.extend(piece.choices[0].delta.content for piece in stream)
+
         with client(home) as models, pytest.raises(openai.APIError):
-            for piece in models.chat.completions.create(model="up/m", messages=HELLO, stream=True):
-                heard.append(piece.choices[0].delta.content)
+            listen(models)
         assert heard == (["", "half of"] if step is half else [])
 
 
