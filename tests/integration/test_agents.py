@@ -387,7 +387,7 @@ def test_an_idle_agent_is_not_killed_by_its_own_death_signal(daemon: Daemon) -> 
         define(c, "echo", python(ECHO), health={"interval_s": 0})
         ask(c, "echo", "x")
         pid = c.call("agents/get", name="echo")["pid"]
-        assert not wait_gone(pid, timeout_s=30), "it died while idle"
+        assert not wait_gone(pid, timeout_s=15), "it died while idle"  # trio ends a thread that has idled for 10 s
         assert c.call("agents/get", name="echo")["pid"] == pid
 
 

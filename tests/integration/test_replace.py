@@ -165,6 +165,7 @@ def test_nobody_is_refused_through_replacements_and_history_goes_on(stopped_daem
 
 def test_who_connects_while_nobody_accepts_waits_and_is_served(stopped_daemon: Daemon) -> None:
     home = stopped_daemon
+    home.env["WITSD_DAEMON_GRACE_S"] = "600"
     with up(home) as old, gate(home.home) as closed:
         host, _, port = old.ready()["listening"]["http"].rpartition(":")
         with wire(home.socket) as c:

@@ -359,6 +359,9 @@ async def test_lines_of_a_level_are_found_however_far_back(tmp_path: Path) -> No
     assert seqs(await log.tail(10, "info")) == [1, 2, 25_003]
     assert seqs(await log.read_after(1, 10, "warning")) == [25_003]
     assert await log.read_after(25_003, 10, "debug") == []
+    await log.write("stdout", [b'{"level": "error"}'] * 30)
+    pages = [seqs(await log.read_after(after, 10, "error")) for after in (25_002, 25_012)]
+    assert pages == [list(range(25_003, 25_013)), list(range(25_013, 25_023))]
     assert len(await log.tail(10)) == 10
 
 

@@ -198,10 +198,11 @@ class AgentLog:
 
         Empty only where there are no more. Raises ``InvalidState`` where the file cannot be read.
         """
-        while page := await self._page(after_seq, limit):
+        width = limit if level is None else max(limit, _LEVEL_BLOCK)
+        while page := await self._page(after_seq, width):
             found = page if level is None else at_least(page, level)
             if found:
-                return found
+                return found[:limit]
             after_seq = page[-1].seq
         return []
 
