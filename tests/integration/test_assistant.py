@@ -119,7 +119,9 @@ async def with_model(home: Daemon, options: str = "") -> AsyncIterator[tuple[Fak
 
 async def talk(call: Call, session: str, text: str) -> Any:
     run = (await call("sessions/prompt", session_id=session, text=text))["run_id"]
-    return await call("runs/wait", run_id=run, timeout_s=30)
+    ended = await call("runs/wait", run_id=run, timeout_s=60)
+    print(ended["status"], ended.get("error"))  # shown where a test fails
+    return ended
 
 
 async def test_options_and_settings_reach_the_model(home: Daemon) -> None:

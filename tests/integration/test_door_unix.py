@@ -263,7 +263,7 @@ def dialled(tmp_path: Path, command: Sequence[str] = (), **env: str) -> Iterator
             start_new_session=True,
             env={**os.environ, **env},
         )
-        server.settimeout(20)
+        server.settimeout(60)
         accepted, _ = server.accept()
         try:
             with accepted:
@@ -442,7 +442,7 @@ async def test_too_many_connections(tmp_path: Path) -> None:
             async with await trio.open_unix_socket(path) as three:
                 assert b'"code":-32001' in await read_to_end(three)
             assert "result" in await ask_stream(one, "ping")
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while house.door.connections:
                 await trio.lowlevel.checkpoint()
         async with await trio.open_unix_socket(path) as stream:

@@ -68,13 +68,13 @@ def test_a_stranger_cannot_say_that_it_is_ready(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         c.subscribe("log:svc", "agent:svc", since={"log:svc": 0})
         mute = python("import os; print(os.environ['NOTIFY_SOCKET'], flush=True); import time; time.sleep(1000)")
-        define(c, "svc", mute, kind="exec", ready={"when": "notify", "timeout_s": 2}, restart={"policy": "never"})
+        define(c, "svc", mute, kind="exec", ready={"when": "notify", "timeout_s": 5}, restart={"policy": "never"})
         where = c.until("log.line")["data"]["text"]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
             stranger.sendto(b"READY=1", where)
         failed = c.until("agent.state", where=lambda d: d["state"] in ("active", "failed"))
         assert failed["data"]["state"] == "failed"
-        assert "not ready within 2 s" in failed["data"]["reason"]
+        assert "not ready within 5 s" in failed["data"]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def request_bytes(
 async def read_reply(stream: trio.abc.ReceiveStream, *, head_only: bool = False) -> Reply:
     """One response: a head and as many bytes as it announces."""
     data = b""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while b"\r\n\r\n" not in data:
             more = await stream.receive_some()
             assert more, f"closed within a head: {data!r}"
@@ -205,7 +205,7 @@ async def read_reply(stream: trio.abc.ReceiveStream, *, head_only: bool = False)
 async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
     """All that comes until the other side closes; a reset counts as closing."""
     data = b""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         try:
             while more := await stream.receive_some():
                 data += more
@@ -220,14 +220,14 @@ def request(method: str, params: Any = None, number: int = 1) -> dict[str, Any]:
 
 async def ask_websocket(websocket: WebSocketConnection, method: str, params: Any = None) -> Any:
     await websocket.send_message(json.dumps(request(method, params)))
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         return json.loads(await websocket.get_message())
 
 
 async def ask_stream(stream: trio.SocketStream, method: str, params: Any = None) -> Any:
     await stream.send_all(json.dumps(request(method, params)).encode() + b"\n")
     data = b""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while not data.endswith(b"\n"):
             more = await stream.receive_some()
             assert more, "closed without an answer"

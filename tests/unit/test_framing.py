@@ -73,7 +73,7 @@ async def test_a_part_sent_at_once_goes_before_the_rest() -> None:
             while len(received) < len(big) + 5:
                 received.extend(await mine.receive_some())
 
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(read)
                 await messages.send_all([b"[1]"])
