@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from tests.doubles.fake_openai import (
     streamed,
     whole,
 )
+from witsd.services.models.http_client import HttpClient
 from witsd.services.models.keys import Secret
 from witsd.services.models.openai import OpenAIProvider
 from witsd.values.config_models import ProviderConfig
@@ -457,6 +459,19 @@ async def test_named_models_are_available_unless_the_server_says_otherwise(
         (row,) = await rig.provider.models()
     assert (row.name, row.available) == ("mine", available)
     assert says in (row.reason if row.reason is not UNSET else "")
+
+
+async def test_what_loading_httpx_takes_is_not_held_against_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = HttpClient._build
+
+    def slowly(self: HttpClient) -> Any:
+        time.sleep(2.5)
+        return build(self)
+
+    monkeypatch.setattr(HttpClient, "_build", slowly)
+    async with open_rig(connect_timeout_s=2) as rig:
+        rows = await rig.provider.models()
+    assert [row.available for row in rows] == [True] * len(rows)
 
 
 async def test_a_server_that_does_not_answer_the_probe() -> None:

@@ -100,7 +100,7 @@ class HttpClient:
         self, server: Server, verb: str, path: str, content: bytes | None
     ) -> AsyncIterator[tuple[httpx.Response, Chunks]]:
         """One request; the answer's head and its body. Raises ``HttpFailed``."""
-        client = await self._open()
+        client = await self.load()
         # No compression: it would let a small body grow without bound before its size is seen.
         headers = {"accept-encoding": "identity", "accept": "application/json, text/event-stream"}
         headers |= self.auth_headers(server.secret)
@@ -162,7 +162,8 @@ class HttpClient:
                 closing.shield = True
                 await client.aclose()
 
-    async def _open(self) -> httpx.AsyncClient:
+    async def load(self) -> httpx.AsyncClient:
+        """Have httpx ready; at first this takes a good part of a second, and more on a busy machine."""
         async with self._opening:
             if self._client is None:
                 self._client = await trio.to_thread.run_sync(self._build)

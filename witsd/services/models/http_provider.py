@@ -28,7 +28,7 @@ T = TypeVar("T")
 #: How long an answer to "which models have you" is believed.
 PROBE_FRESH_S = 10.0
 #: How long that answer may take; a server on this machine answers at once or is not there.
-_PROBE_S, _PROBE_LOCAL_S = 5.0, 1.0
+_PROBE_S, _PROBE_LOCAL_S = 5.0, 3.0
 #: A wait longer than this is the caller's to decide on.
 MAX_WAIT_S = 30.0
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -292,9 +292,12 @@ class HttpProvider:
     async def _ask(self, server: Server) -> _Probe:
         limit = min(self.config.connect_timeout_s, _PROBE_LOCAL_S if self._http.local else _PROBE_S)
         try:
+            if self._http.local:
+                with trio.fail_after(limit):
+                    if not await self._http.reachable():
+                        return _Probe(reason=f"{self.name}: nothing answers at {server.base_url}: {self.hint}")
+            await self._http.load()  # what that takes on a busy machine is not the server's fault
             with trio.fail_after(limit):
-                if self._http.local and not await self._http.reachable():
-                    return _Probe(reason=f"{self.name}: nothing answers at {server.base_url}: {self.hint}")
                 return await self._ask_models(server)
         except trio.TooSlowError:
             late = f"{self.name}: {server.base_url} did not answer within {limit:g} s: {self.hint}"
