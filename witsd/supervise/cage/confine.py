@@ -1,4 +1,4 @@
-"""What a process takes from itself before it runs foreign code: rights, capabilities, calls, and more than its share."""
+"""What a process takes from itself before it runs foreign code: rights, capabilities, calls, all beyond its share."""
 
 import ctypes
 import errno
@@ -114,9 +114,7 @@ def landlock(*, readable: Iterable[str], writable: Iterable[str], network: bool)
     """
     abi = landlock_abi()
     rights = (1 << _RIGHTS.get(abi, 16)) - 1
-    attributes = struct.pack(
-        "=QQQ", rights, _TCP if abi >= 4 and not network else 0, _SCOPES if abi >= SCOPED else 0
-    )
+    attributes = struct.pack("=QQQ", rights, _TCP if abi >= 4 and not network else 0, _SCOPES if abi >= SCOPED else 0)
     size = 24 if abi >= SCOPED else 16 if abi >= 4 else 8
     ruleset = _checked(libc.syscall(_CREATE, attributes, ctypes.c_size_t(size), 0), "landlock")
     try:

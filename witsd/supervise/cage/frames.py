@@ -9,10 +9,10 @@ import os
 import struct
 from typing import Any
 
-#: Foreign output, the value of the last expression, a file (its name, NUL, its content), a file that was too large (its name).
+#: Foreign output, the value of the last expression, a file (its name, NUL, its content), a file too large (its name).
 STDOUT, STDERR, VALUE, FILE, LEFT_OUT = b"o", b"e", b"v", b"f", b"l"
-#: Output was cut (which one), a limit ended it (its name, NUL, a sentence), it ended by itself (b"code 0", b"signal 9"),
-#: and a guard that could not do its work (why).
+#: Output was cut (which one), a limit ended it (its name, NUL, a sentence), it ended by itself (b"code 0", or
+#: b"signal 9"), and a guard that could not do its work (why).
 CUT, LIMIT, END, FAULT = b"c", b"m", b"x", b"!"
 _HEAD = struct.Struct("!cI")
 #: More than this in one frame is nothing that a guard of ours sends.
@@ -27,7 +27,9 @@ def request(fields: dict[str, Any]) -> bytes:
 
 def read_request(fd: int) -> dict[str, Any]:
     """The counterpart; leaves what follows. Raises ``EOFError`` if the daemon has gone."""
-    fields: dict[str, Any] = marshal.loads(_exactly(fd, struct.unpack("=I", _exactly(fd, 4))[0]))  # noqa: S302 - the daemon's
+    fields: dict[str, Any] = marshal.loads(  # noqa: S302 - the daemon's
+        _exactly(fd, struct.unpack("=I", _exactly(fd, 4))[0])
+    )
     return fields
 
 

@@ -38,10 +38,8 @@ def main() -> NoReturn:
     status = 1
     try:
         request = frames.read_request(0)
-        if request["way"] == "namespaces":
-            status = _enter(request, lambda: _guard(request))
-        else:
-            status = _guard(request)
+        walled = request["way"] == "namespaces"
+        status = _enter(request, lambda: _guard(request)) if walled else _guard(request)
     except EOFError:
         pass  # the daemon has gone
     except BrokenPipeError:
@@ -203,7 +201,8 @@ class _Run:
         if tasks > request["tasks"]:
             raise Over("tasks", f"it had {tasks} processes and threads; its limit is {request['tasks']}")
         if memory > request["memory_bytes"]:
-            raise Over("memory", f"it used {memory >> 20} MiB of memory; its limit is {request['memory_bytes'] >> 20} MiB")
+            limit = request["memory_bytes"] >> 20
+            raise Over("memory", f"it used {memory >> 20} MiB of memory; its limit is {limit} MiB")
         if request["watch_work"] and (used := _size(request["work"])) > request["disk_bytes"]:
             raise Over("disk", f"it wrote {used >> 20} MiB of files; its limit is {request['disk_bytes'] >> 20} MiB")
 
@@ -259,7 +258,7 @@ def _become(request: dict[str, Any], stdin: int, writers: list[int], tell: int) 
         os.close(told)
         status = python_code.run(request["code"], 3, request["output_bytes"])
     except BaseException as error:  # noqa: BLE001 - a copy of the guard must not go on, whatever happened
-        text = f"{error.filename or error.filename2 or 'it'}: {error.strerror}" if isinstance(error, OSError) else repr(error)
+        text = f"{error.filename or 'it'}: {error.strerror}" if isinstance(error, OSError) else repr(error)
         try:
             os.write(101, text.encode("utf-8", "backslashreplace"))
         except OSError:

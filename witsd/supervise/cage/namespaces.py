@@ -121,7 +121,8 @@ def _devices(folder: str) -> None:
 
 
 def _mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    if libc.mount(source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), data.encode() or None):
+    filesystem, options = kind.encode() or None, data.encode() or None
+    if libc.mount(source.encode(), target.encode(), filesystem, ctypes.c_ulong(flags), options):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), target.removeprefix("/new"))
 

@@ -40,7 +40,8 @@ def run(code: str, value_fd: int, value_bytes: int) -> int:
 
 
 def _tell(text: str, fd: int, most: int) -> None:
-    data = memoryview(text.encode("utf-8", "backslashreplace"))[: most + 1]  # one more than allowed says that it was cut
+    # One more than allowed says that it was cut.
+    data = memoryview(text.encode("utf-8", "backslashreplace"))[: most + 1]
     while data:
         data = data[os.write(fd, data) :]
 
@@ -56,14 +57,14 @@ def _status(code: object) -> int:
 
 def _show(error: BaseException, code: str) -> None:
     """A traceback that begins in the code, and shows its lines."""
-    import linecache
-    import traceback
-
-    linecache.cache[NAME] = (len(code), None, code.splitlines(True), NAME)
     at = error.__traceback__
     while at is not None and at.tb_frame.f_code.co_filename != NAME:
         at = at.tb_next
     try:
+        import linecache
+        import traceback
+
+        linecache.cache[NAME] = (len(code), None, code.splitlines(True), NAME)
         traceback.print_exception(type(error), error, at)
     except BaseException:  # noqa: BLE001 - an exception that cannot be shown, or no memory to do it
         sys.stderr.write(f"{type(error).__name__}\n")
@@ -73,9 +74,9 @@ def _end(status: int) -> int:
     """As an interpreter ends: threads are waited for, and what was registered is run."""
     try:
         if "threading" in sys.modules:
-            sys.modules["threading"]._shutdown()  # type: ignore[attr-defined]
+            sys.modules["threading"]._shutdown()
         if "atexit" in sys.modules:
-            sys.modules["atexit"]._run_exitfuncs()  # type: ignore[attr-defined]
+            sys.modules["atexit"]._run_exitfuncs()
     except BaseException as error:  # noqa: BLE001 - foreign code again
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
     for stream in (sys.stdout, sys.stderr):
