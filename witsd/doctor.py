@@ -20,6 +20,7 @@ from witsd.journal.cipher import configured
 from witsd.journal.migrations import SchemaError
 from witsd.services import doctor
 from witsd.supervise import definitions
+from witsd.supervise.sandbox_ways import find
 from witsd.values.clock import SystemClock
 from witsd.values.config import ConfigError, Settings, load
 from witsd.values.wire.doctor import DoctorItem, DoctorReport
@@ -28,8 +29,9 @@ from witsd.values.wire.doctor import DoctorItem, DoctorReport
 def examine(env: Mapping[str, str], *, now_us: int) -> DoctorReport:
     """Everything but what only a daemon knows (the state of agents, its own descriptors, containment)."""
     paths = Paths.from_environment(env)
-    items = doctor.machine(doctor.Machine(env=env))
     settings, said = _settings(paths, env)
+    walls = find(settings.sandbox.way, allow_none=settings.sandbox.allow_none)
+    items = doctor.machine(doctor.Machine(env=env), walls)
     items.append(said)
     items += doctor.folders(paths)
     holder, here = _daemon(paths.socket)

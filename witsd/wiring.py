@@ -59,6 +59,7 @@ from witsd.supervise.containment import Containment, find
 from witsd.supervise.identity import boot_id
 from witsd.supervise.logs import Logs, LogSettings
 from witsd.supervise.process import become_supervisor, open_spawner
+from witsd.supervise.sandbox import Sandboxes
 from witsd.supervise.supervisor import Supervisor, open_supervisor
 from witsd.supervise.surroundings import Surroundings
 from witsd.supervise.watch import Watch
@@ -228,7 +229,14 @@ async def wired(
         memory = await enter(open_memory(journal, runs, embedders, clock, ids, settings.retention))
         registry = Registry(journal, supervisor)
         await registry.recall()
-        reach = Reach(supervisor=supervisor, runs=runs, memory=memory)
+        sandboxes = Sandboxes(
+            spawner=spawner,
+            containment=containment,
+            mark=_mark(paths),
+            settings=settings.sandbox,
+            hidden=(paths.data_dir, paths.config_dir, paths.log_dir, paths.socket.parent),
+        )
+        reach = Reach(sandboxes=sandboxes, supervisor=supervisor, runs=runs, memory=memory)
         events = await enter(
             open_events(
                 journal,
@@ -258,6 +266,7 @@ async def wired(
                 pending_settings=partial(source.pending, settings),
                 containment=containment,
                 cipher=cipher,
+                sandboxes=sandboxes,
             ),
             agents=Agents(supervisor, runs),
             runs=runs,

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -24,6 +24,7 @@ from witsd.supervise.identity import stat_fields
 from witsd.supervise.process import Spawner
 from witsd.supervise.sandbox import Outcome, Sandboxes
 from witsd.supervise.sandbox_ways import WAYS, Sandbox, SandboxError, Way, problem_of
+from witsd.values.config import SandboxConfig
 
 TIMEOUT_S = 120
 MIB = 1 << 20
@@ -39,11 +40,19 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 
 @asynccontextmanager
-async def sandboxes(tmp_path: Path, way: str, **more: Any) -> AsyncIterator[Sandboxes]:
+async def sandboxes(
+    tmp_path: Path, way: str, *, allow_none: bool = False, hidden: Sequence[Path] = ()
+) -> AsyncIterator[Sandboxes]:
     mark = str(tmp_path)
     containment, spawner = find(mark), Spawner()
     try:
-        yield Sandboxes(spawner=spawner, containment=containment, mark=mark, wanted=way, **more)
+        yield Sandboxes(
+            spawner=spawner,
+            containment=containment,
+            mark=mark,
+            settings=SandboxConfig(way=cast(Any, way), allow_none=allow_none),
+            hidden=hidden,
+        )
     finally:
         spawner.close()
         sweep(containment)
@@ -382,8 +391,10 @@ from witsd.supervise.containment import find
 from witsd.supervise.process import Spawner
 from witsd.supervise.sandbox import Sandboxes
 from witsd.supervise.sandbox_ways import Sandbox
+from witsd.values.config import SandboxConfig
 mark = {str(tmp_path)!r}
-it = Sandboxes(spawner=Spawner(), containment=find(mark, allowed=()), mark=mark, wanted={way!r})
+settings = SandboxConfig(way={way!r})
+it = Sandboxes(spawner=Spawner(), containment=find(mark, allowed=()), mark=mark, settings=settings)
 trio.run(it.run, Sandbox(code={code!r}, time_s=300))
 """
     with subprocess.Popen([sys.executable, "-c", daemon]) as child:

@@ -17,6 +17,7 @@ from witsd_client.paths import Paths
 from witsd.journal.migrations import migrate
 from witsd.services import doctor
 from witsd.services.doctor import AgentView, Machine
+from witsd.supervise.sandbox_ways import Found
 from witsd.values.wire.common import UNSET
 from witsd.values.wire.doctor import DoctorItem
 from witsd.values.wire.system import DefinitionError
@@ -78,13 +79,19 @@ def test_linger(machine: Machine) -> None:
 
 
 def test_sandbox(machine: Machine) -> None:
-    says(doctor.sandbox(machine), "ok", "bwrap")
+    says(doctor.sandbox(machine, Found(way="bubblewrap")), "ok", "bubblewrap")
+    problems = {"bubblewrap": "bwrap is not installed"}
+    says(doctor.sandbox(machine, Found(way="namespaces", problems=problems)), "ok", "namespaces", "not installed")
+    problems["namespaces"] = "unshare: Operation not permitted"
+    says(doctor.sandbox(machine, Found(way="landlock", problems=problems)), "warning", "can be seen", "install bubble")
+    nothing = Found(way=None, problems=problems)
+    says(doctor.sandbox(machine, nothing), "warning", "refuse", "Operation not permitted", "install bubblewrap")
+    says(doctor.sandbox(machine, Found(way="none", problems=problems)), "warning", "allow_none", "whatever this user")
     (machine.root / "proc/sys/kernel/apparmor_restrict_unprivileged_userns").write_text("1\n")
-    says(doctor.sandbox(machine), "warning", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
+    says(doctor.sandbox(machine, nothing), "warning", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
     (machine.root / "proc/sys/user/max_user_namespaces").write_text("0\n")
-    says(doctor.sandbox(machine), "warning", "user.max_user_namespaces=10000")
-    says(doctor.sandbox(attrs.evolve(machine, uid=0)), "ok")
-    says(doctor.sandbox(attrs.evolve(machine, env={"PATH": "/nowhere"})), "ok", "nothing needs it yet")
+    says(doctor.sandbox(machine, nothing), "warning", "user.max_user_namespaces=10000")
+    says(doctor.sandbox(attrs.evolve(machine, uid=0), nothing), "warning", "install bubblewrap")
 
 
 def test_setpriv(machine: Machine) -> None:

@@ -96,9 +96,20 @@ def _item(name: str, status: DoctorStatus, message: str, hint: str = "") -> Doct
     return DoctorItem(name=name, status=status, message=message, hint=hint or UNSET)
 
 
-def machine(it: Machine) -> list[DoctorItem]:
-    """All that concerns the machine and not this installation's files."""
-    return [environment(it), linger(it), sandbox(it), death_signal(it)]
+class SandboxFound(Protocol):
+    """Which way of walling in code works here, and why no better one (see ``supervise.sandbox_ways``)."""
+
+    @property
+    def way(self) -> str | None: ...
+    @property
+    def why_not(self) -> str: ...
+    @property
+    def lacks(self) -> str: ...
+
+
+def machine(it: Machine, found: SandboxFound) -> list[DoctorItem]:
+    """All that concerns the machine and not this installation's files. ``found``: what ``sandbox`` looks at."""
+    return [environment(it), linger(it), sandbox(it, found), death_signal(it)]
 
 
 def environment(it: Machine) -> DoctorItem:
@@ -141,12 +152,22 @@ def linger(it: Machine) -> DoctorItem:
     )
 
 
-def sandbox(it: Machine) -> DoctorItem:
-    """bubblewrap, and the user namespaces it needs."""
+def sandbox(it: Machine, found: SandboxFound) -> DoctorItem:
+    """Which way walls in the code that tools run: one that was tried just now."""
     name = "sandbox"
-    program = it.which("bwrap")
-    if program is None:
-        return _item(name, "ok", "bwrap is not installed; nothing needs it yet")
+    if found.way is None:
+        message = f"code cannot be walled in here, so the tools that run code refuse to ({found.why_not})"
+        return _item(name, "warning", message, _sandbox_hint(it))
+    not_better = f" ({found.why_not})" if found.why_not else ""
+    if found.way == "none":
+        message = f"nothing walls in the code that tools run: {found.lacks}{not_better}"
+        return _item(name, "warning", message, f"{_sandbox_hint(it)}; then take sandbox.allow_none away")
+    if found.lacks:
+        return _item(name, "warning", f"{found.way}: {found.lacks}{not_better}", _sandbox_hint(it))
+    return _item(name, "ok", f"{found.way}{not_better}")
+
+
+def _sandbox_hint(it: Machine) -> str:
     if it.uid != 0:
         for switch, off in (
             ("user/max_user_namespaces", "0"),
@@ -154,13 +175,9 @@ def sandbox(it: Machine) -> DoctorItem:
             ("kernel/apparmor_restrict_unprivileged_userns", "1"),
         ):
             if it.read(f"proc/sys/{switch}") == off:
-                return _item(
-                    name,
-                    "warning",
-                    f"{program} may not work: {switch.replace('/', '.')} is {off}",
-                    f"sysctl -w {switch.replace('/', '.')}={'10000' if 'max' in switch else 1 - int(off)}, as root",
-                )
-    return _item(name, "ok", program)
+                value = "10000" if "max" in switch else 1 - int(off)
+                return f"sysctl -w {switch.replace('/', '.')}={value}, as root, and install bubblewrap"
+    return "install bubblewrap; in a container, allow it to make namespaces"
 
 
 def death_signal(it: Machine) -> DoctorItem:

@@ -17,6 +17,7 @@ from witsd.journal.cipher import Cipher
 from witsd.journal.journal import Journal
 from witsd.services import doctor, run_rows
 from witsd.services.access import Access, Connected
+from witsd.supervise.sandbox import Sandboxes
 from witsd.supervise.supervisor import Supervisor
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock
@@ -54,6 +55,7 @@ class System:
     pending_settings: Callable[[], tuple[tuple[str, ...], str]]
     #: What ends an agent's whole tree; None where there is nothing but session and process group.
     containment: doctor.Containment | None = None
+    sandboxes: Sandboxes
     cipher: Cipher | None = None
     _started: float = attrs.field(init=False)
     #: One examination at a time: it reads the whole database.
@@ -132,10 +134,11 @@ class System:
             for unit in self.supervisor.units.values()
         ]
         errors = self.supervisor.in_effect.errors
+        sandbox = await self.sandboxes.found(anew=True)
 
         def look() -> tuple[DoctorItem, ...]:
             return (
-                *doctor.machine(doctor.Machine(env=shared.daemon_env)),
+                *doctor.machine(doctor.Machine(env=shared.daemon_env), sandbox),
                 doctor.settings(paths.config_file, *self.pending_settings()),
                 doctor.containment(self.containment),
                 doctor.limits(self.containment),

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import trio
@@ -24,6 +24,7 @@ from witsd.supervise.process import Forked, Spawner, SpawnError, become, fork
 from witsd.supervise.sandbox_ways import Found, Sandbox, SandboxError, Way, find, launch, scratch
 from witsd.supervise.threads import in_thread
 from witsd.supervise.tree import END_S, Tree
+from witsd.values.config import SandboxConfig
 
 log = logging.getLogger("witsd.sandbox")
 
@@ -61,13 +62,12 @@ class Outcome:
 
 @attrs.define(eq=False, kw_only=True)
 class Sandboxes:
-    """``wanted`` is a way or ``auto``. ``hidden``: the daemon's own folders, which no sandbox sees."""
+    """``hidden``: the daemon's own folders, which no sandbox sees."""
 
     spawner: Spawner
     containment: Containment
     mark: str
-    wanted: str = "auto"
-    allow_none: bool = False
+    settings: SandboxConfig = SandboxConfig()
     hidden: Sequence[Path] = ()
     _found: Found | None = None
     _finding: trio.Lock = attrs.field(factory=trio.Lock)
@@ -77,9 +77,22 @@ class Sandboxes:
         """Which way is used: tried at the first call, and again after a call that found none."""
         async with self._finding:
             if self._found is None or self._found.way is None or anew:
-                self._found = await trio.to_thread.run_sync(partial(find, self.wanted, allow_none=self.allow_none))
+                search = partial(find, self.settings.way, allow_none=self.settings.allow_none)
+                self._found = await trio.to_thread.run_sync(search)
                 log.info("sandbox.way way=%s problems=%s", self._found.way, self._found.why_not or "-")
             return self._found
+
+    def sandbox(self, *, time_s: float | None = None, **what: Any) -> Sandbox:
+        """One with the limits of the settings; ``time_s`` can only be less."""
+        limits = self.settings
+        return Sandbox(
+            time_s=min(limits.time_s, time_s or limits.time_s),
+            memory_bytes=limits.memory_bytes,
+            tasks=limits.tasks,
+            output_bytes=limits.output_bytes,
+            disk_bytes=limits.disk_bytes,
+            **what,
+        )
 
     async def run(self, it: Sandbox, stdin: bytes = b"") -> Outcome:
         """Run it to its end, or to a limit. When cancelled, all of it is ended first. Raises ``SandboxError``."""

@@ -12,7 +12,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -287,6 +286,8 @@ def problem_of(way: Way) -> str:
         return "this kernel has no Landlock, or hides it"
     if not syscalls.known():
         return f"there is no filter of system calls for {platform.machine()}"
+    import tempfile  # not for every daemon's memory
+
     with tempfile.TemporaryDirectory(prefix="witsd-private-") as private:
         try:
             return _try(way, private)
@@ -321,6 +322,8 @@ class scratch:  # noqa: N801 - used as a function
 
     def __enter__(self) -> str:
         if self._needed:
+            import tempfile
+
             self._path = os.path.realpath(tempfile.mkdtemp(prefix="witsd-sandbox-"))
             if self._nobody:
                 os.chown(self._path, confine.NOBODY, confine.NOBODY)

@@ -83,12 +83,30 @@ class Daemon:
 
 
 @attrs.frozen(kw_only=True)
+class SandboxConfig:
+    """How code of tools is walled in, and what it may use: all its processes together, and each run for itself.
+
+    ``allow_none``: where nothing walls it in, it runs all the same, as this user.
+    ``output_bytes`` of each stream; ``disk_bytes`` of each of its folders, and of a file.
+    """
+
+    way: Literal["auto", "bubblewrap", "namespaces", "landlock"] = "auto"
+    allow_none: bool = False
+    time_s: Annotated[float, Meta(gt=0, le=86_400)] = 60
+    memory_bytes: Annotated[int, Meta(ge=32 << 20, le=2**50)] = 512 << 20
+    tasks: Annotated[int, Meta(ge=1, le=4096)] = 64
+    output_bytes: Annotated[int, Meta(ge=1024, le=16 << 20)] = 64 << 10
+    disk_bytes: Annotated[int, Meta(ge=1 << 20, le=2**50)] = 64 << 20
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     listen: Listen = Listen()
     limits: Limits = Limits()
     journal: Journal = Journal()
     logs: Logs = Logs()
     daemon: Daemon = Daemon()
+    sandbox: SandboxConfig = SandboxConfig()
     models: ModelsConfig = ModelsConfig()
     retention: tuple[RetentionConfig, ...] = ()
 

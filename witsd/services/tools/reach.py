@@ -9,6 +9,7 @@ import attrs
 if TYPE_CHECKING:
     from witsd.services.memory.memory import Memory
     from witsd.services.runs import Runs
+    from witsd.supervise.sandbox import Sandboxes
     from witsd.supervise.supervisor import Supervisor
 
 
@@ -19,3 +20,4 @@ class Reach:
     supervisor: Supervisor
     runs: Runs
     memory: Memory
+    sandboxes: Sandboxes
