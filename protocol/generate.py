@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "protocol")]
 
-from generator import documents, python_client, reference, vectors  # noqa: E402
+from generator import documents, js_client, python_client, reference, vectors  # noqa: E402
 
 #: Folders in which every file is generated.
 OWNED = ("protocol/schemas", "protocol/vectors")
@@ -27,6 +27,7 @@ def generated() -> dict[str, str]:
     files |= {f"protocol/vectors/{name}": text for name, text in vectors.render().items()}
     files["protocol/REFERENCE.md"] = reference.render()
     files["clients/python/witsd_client/generated.py"] = python_client.render()
+    files |= {f"clients/js/src/{name}": text for name, text in js_client.render().items()}
     return files
 
 
