@@ -14,7 +14,7 @@ PROJECTS := pyproject.toml clients/python/pyproject.toml
 # So many tests run at a time: most wait for a daemon more than they compute.
 WORKERS ?= 4
 
-.PHONY: help run test check generate bench bench-large bench-recall lock wheels clean
+.PHONY: help run test test-js check generate bench bench-large bench-recall lock wheels clean
 
 help:
 	@echo 'witsd: the init system for AI agents'
@@ -38,6 +38,14 @@ test: check
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 	@echo 'testing the client'
 	@cd clients/python && ../../$(BIN)/python -m pytest
+	@if command -v npm >/dev/null; then $(MAKE) test-js; else echo 'the JavaScript client is not tested: there is no npm'; fi
+
+test-js: $(VENV)/.dev clients/js/node_modules
+	@echo 'testing the JavaScript client'
+	@cd clients/js && npm run --silent check && npm test --silent
+
+clients/js/node_modules: clients/js/package-lock.json
+	@cd clients/js && npm ci --silent && touch node_modules
 
 check: $(VENV)/.dev
 	@echo 'checking: ruff, mypy, imports, generated files'

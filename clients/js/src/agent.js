@@ -87,7 +87,10 @@ export class Agent {
     return this.identity?.name ?? this.#name;
   }
 
-  /** Serve the daemon on stdin and stdout until it says `shutdown` or hangs up. `console.log` goes to the agent's log. */
+  /**
+   * Serve the daemon on stdin and stdout until it says `shutdown` or hangs up, then end the process: what handlers
+   * still wait for is of no use to anybody. `console.log` goes to the agent's log.
+   */
   async serve() {
     if (process.stdin.isTTY) {
       console.error(
@@ -97,6 +100,7 @@ export class Agent {
     }
     const { stdio } = await import("./node.js");
     await this.serveOn(stdio());
+    process.stdout.write("", () => process.exit());
   }
 
   /** Serve over any transport; resolves after `shutdown` or when the other side hangs up. @param {import("./connection.js").Transport} transport */

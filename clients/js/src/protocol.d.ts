@@ -867,6 +867,7 @@ export interface ModelsEmbedParams {
   texts: string[];
   model?: string | null;
   query?: boolean;
+  run_id?: string | null;
 }
 
 /** One vector of ``dimensions`` numbers and of length 1 for each text, in their order. ``digest`` tells one set of weights from another under the same name; empty where nothing is known of them. */
@@ -1449,6 +1450,12 @@ export interface HistoryTurn {
   data?: any;
 }
 
+/** Where a run finds models as OpenAI's API has them, and its key, which is good while it is on. */
+export interface ModelAccess {
+  base_url: string;
+  api_key: string;
+}
+
 /** ``history`` is given when the agent must (re)build its session; then it ends the one it had. */
 export interface RunsExecuteParams {
   run_id: string;
@@ -1458,6 +1465,7 @@ export interface RunsExecuteParams {
   settings?: SessionSettings;
   stream: boolean;
   deadline?: string;
+  model_access?: ModelAccess;
 }
 
 export interface RunsExecuteResult {

@@ -94,9 +94,9 @@ test("a tool it brings", options, async (t) => {
     agent.tool("shout", "In capitals.", ${schema}, ({ text }) => text.toUpperCase());
     agent.tool("count", "Its length.", ${schema}, ({ text }) => { if (!text) throw new Error("nothing"); return text.length; });`);
   await client.ask("a", "up").text();
-  const shouted = await client.tools.call({ name: "shout", arguments: { text: "hey" } });
+  const shouted = await client.tools.call({ name: "a__shout", arguments: { text: "hey" } });
   assert.deepEqual([shouted.is_error, shouted.content], [false, [{ type: "text", text: "HEY" }]]);
-  assert.deepEqual((await client.tools.call({ name: "count", arguments: { text: "hey" } })).structured_content, { result: 3 });
-  assert.equal((await client.tools.call({ name: "count", arguments: { text: "" } })).is_error, true);
-  await assert.rejects(client.tools.call({ name: "shout", arguments: {} }), /text/);
+  assert.deepEqual((await client.tools.call({ name: "a__count", arguments: { text: "hey" } })).structured_content, { result: 3 });
+  assert.equal((await client.tools.call({ name: "a__count", arguments: { text: "" } })).is_error, true);
+  await assert.rejects(client.tools.call({ name: "a__shout", arguments: {} }), /text/);
 });
