@@ -39,7 +39,7 @@ export class Client {
   /** @type {Connection | null} */ #connection = null;
   /** @type {Error | null} */ #over = null;
   /** @type {((value: null) => void)[]} */ #waiting = [];
-  /** Not held alive by the client: a subscription nobody reads any more may go. @type {Map<string, WeakRef<Subscription>>} */
+  /** Held strongly: while a reader waits, nothing else holds it and its subscription. @type {Map<string, Subscription>} */
   #feeds = new Map();
   /** @type {Set<string>} */ #ended = new Set();
   /** @type {() => void} */ #stopPause = () => {};
@@ -222,7 +222,7 @@ export class Client {
     const feeds = [...this.#feeds.values()];
     this.#feeds.clear();
     this.#ended.clear();
-    for (const feed of feeds) feed.deref()?.disconnected();
+    for (const feed of feeds) feed.disconnected();
   }
 
   /** @param {Error} why */
@@ -254,7 +254,7 @@ export class Client {
    * @param {Subscription} feed
    */
   addFeed(wireId, feed) {
-    this.#feeds.set(wireId, new WeakRef(feed));
+    this.#feeds.set(wireId, feed);
   }
 
   /** @param {string} wireId */
@@ -284,7 +284,7 @@ export class Client {
    * @param {any} params
    */
   #notified(method, params) {
-    const feed = this.#feeds.get(params.subscription_id)?.deref();
+    const feed = this.#feeds.get(params.subscription_id);
     if (method === "notifications/event") {
       const { subscription_id, ...event } = params;
       if (feed) feed.put(event);
