@@ -1,4 +1,4 @@
-"""Writes what is generated of ``clients/js``: ``protocol.d.ts``, the types, and ``generated.js``, the tables at run time."""
+"""Writes what is generated of ``clients/js``: ``protocol.d.ts``, the types, and ``generated.js``, the tables."""
 
 from __future__ import annotations
 
