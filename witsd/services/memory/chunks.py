@@ -12,8 +12,11 @@ WHOLE = 2000
 MOST = 1200
 #: A paragraph that would make a chunk of fewer goes with the next one.
 LEAST = 300
+#: A text has hardly more sections than this: in one that would, those that are too small go on into the next.
+_MOST_SECTIONS = 4000
 
-_HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)
+#: Each text is looked at once, whatever it holds: no expression here has two ways to match the same.
+_HEADING = re.compile(r"^(#{1,6})[ \t]+([^\n]*)$", re.MULTILINE)
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 #: Where a text may be cut, best first.
 _CUTS = (
@@ -47,21 +50,33 @@ def chunks(whole: str) -> list[Chunk]:
 
 def _sections(whole: str) -> Iterator[tuple[int, int, str]]:
     """``(start, end, heading)`` of what stands between headings; those inside fenced code are none."""
-    fenced = [found.span() for found in _FENCE.finditer(whole)]
+    least = len(whole) // _MOST_SECTIONS
     above: list[tuple[int, str]] = []
     start = 0
     heading = ""
-    for found in _HEADING.finditer(whole):
-        if any(first <= found.start() < last for first, last in fenced):
-            continue
-        if whole[start : found.start()].strip():
-            yield start, found.start(), heading
-        level = len(found[1])
-        above = [*(one for one in above if one[0] < level), (level, found[2])]
+    for here, level, title in _headings(whole):
+        above = [*(one for one in above if one[0] < level), (level, title)]
+        if whole[start:here].strip():
+            if here - start < least:
+                continue
+            yield start, here, heading
         heading = " > ".join(title for _, title in above)[:300]
-        start = found.start()
+        start = here
     if whole[start:].strip():
         yield start, len(whole), heading
+
+
+def _headings(whole: str) -> Iterator[tuple[int, int, str]]:
+    """``(start, level, title)``."""
+    fences = _FENCE.finditer(whole)
+    fence = next(fences, None)
+    for found in _HEADING.finditer(whole):
+        here = found.start()
+        while fence is not None and fence.end() <= here:
+            fence = next(fences, None)
+        title = found[2].strip().rstrip("#").rstrip()
+        if title and (fence is None or here < fence.start()):
+            yield here, len(found[1]), title
 
 
 def _pieces(whole: str, start: int, end: int) -> Iterator[tuple[int, int]]:

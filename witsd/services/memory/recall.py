@@ -11,8 +11,9 @@ _RECALLED = re.compile(f"{re.escape(OPEN)}.*?(?:{re.escape(CLOSE)}|\\Z)", re.DOT
 
 
 def marked(text: str) -> str:
-    """``text`` between marks; marks in it are taken out, so that it cannot end them itself."""
-    return f"{OPEN}\n{text.replace(OPEN, '').replace(CLOSE, '')}\n{CLOSE}"
+    """``text`` between marks; marks in it are none any more, so that it cannot end them itself."""
+    # Not taken out: what stood around one could make another.
+    return f"{OPEN}\n{text.replace('recalled_memory>', 'recalled memory>')}\n{CLOSE}"
 
 
 def without_recalled(text: str) -> str:
