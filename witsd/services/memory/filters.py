@@ -140,8 +140,8 @@ def _column(name: str, path: str) -> tuple[str, tuple[Any, ...], Callable[[Any, 
         return "m.trust", (), _trust
     head, dot, key = name.partition(".")
     if head == "metadata" and dot and key:
-        if '"' in key or "\\" in key or not all(key.split(".")):
-            raise _wrong(path, "a key holds neither quotes nor backslashes, and no empty part")
+        if set('"\\\0') & set(key) or not all(key.split(".")):
+            raise _wrong(path, "a key holds neither quotes, backslashes nor NUL, and no empty part")
         inner = "".join(f'."{part}"' for part in key.split("."))
         # A key with a dot in it is found before the path that it may also be.
         paths = (f'$."{key}"', f"${inner}")

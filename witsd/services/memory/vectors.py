@@ -21,6 +21,8 @@ from witsd.journal.journal import Tx
 from witsd.values.errors import InvalidParams
 
 _SCALE = 127
+#: What is shorter is no vector: dividing by its length would give no number.
+_LEAST = 1e-300
 _ABOVE = bytes(49 if 0 < value < 128 else 48 for value in range(256))  # "1" and "0"
 #: Rows of a chunk of vec0: its default of 1024 wastes ten times as much with small namespaces.
 _CHUNK_ROWS = 128
@@ -192,7 +194,7 @@ def signs(packed: bytes, bits: int) -> bytes:
 def pack(vector: Sequence[float], path: str = "params.vector") -> bytes:
     """A vector of any length as stored. Raises ``InvalidParams`` for one with what is no number."""
     length = math.hypot(*vector)
-    if not math.isfinite(length) or length == 0:
+    if not _LEAST < length < math.inf:
         raise InvalidParams(f"{path} holds what is no number, or is nothing but zeros", path=path)
     factor = _SCALE / length
     return array("b", [round(value * factor) for value in vector]).tobytes()
