@@ -59,7 +59,7 @@ def test_offline_it_calculates_by_a_tool_and_ask_shows_it(home: Daemon) -> None:
     assert "362" in done.stdout
 
 
-def test_several_calls_of_one_answer_come_back_in_their_order(home: Daemon) -> None:
+def test_several_calls_of_one_answer_are_all_made(home: Daemon) -> None:
     scripted(
         home,
         calling(("calculator", {"expression": "1+1"}), ("calculator", {"expression": "2+2"}), text="Let me see."),
@@ -67,7 +67,8 @@ def test_several_calls_of_one_answer_come_back_in_their_order(home: Daemon) -> N
     )
     run = finished(home, "add")
     assert run["output"] == "Let me see.\n\nTwo and four."
-    assert [call["result"] for call in calls_of(run)] == [{"result": 2}, {"result": 4}]
+    # The model is answered in its order; what is made side by side begins in any.
+    assert sorted(call["result"]["result"] for call in calls_of(run)) == [2, 4]
     assert finished(home, "add", stream=False)["output"] == "Let me see.\n\nTwo and four."
 
 
@@ -84,8 +85,8 @@ def test_a_call_that_cannot_be_made_is_told_to_the_model(home: Daemon) -> None:
     calls = calls_of(run)
     assert [call["status"] for call in calls] == ["failed"] * 4 + ["completed"] * 2
     said = [str(call["result"]) for call in calls]
-    for text, wanted in zip(said, ("no JSON object", "it takes expression", "grants", "grants"), strict=False):
-        assert wanted in text, said
+    for wanted, count in (("no JSON object", 1), ("it takes expression", 1), ("grants", 2)):
+        assert sum(wanted in text for text in said[:4]) == count, said
     assert (calls[4]["is_error"], "divided by zero" in said[4]) == (True, True)
     assert calls[5]["result"] == {"result": 42}
 
