@@ -15,12 +15,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from witsd.supervise.cage import confine, frames, syscalls
-from witsd.supervise.cage.namespaces import Step
+
+if TYPE_CHECKING:
+    from witsd.supervise.cage.namespaces import Step
 
 Way = Literal["bubblewrap", "namespaces", "landlock", "none"]
 #: The best first; ``none`` is never chosen by itself.
@@ -270,12 +272,27 @@ class Found:
 def find(wanted: str, *, allow_none: bool) -> Found:
     """Try ``wanted`` (``auto``: each, the best first) by running something. Blocks: some tens of milliseconds."""
     problems: dict[str, str] = {}
+    _compile()
     for way in WAYS if wanted == "auto" else tuple(way for way in WAYS if way == wanted):
         problem = problem_of(way)
         if not problem:
             return Found(way=way, problems=problems)
         problems[way] = problem
     return Found(way="none" if allow_none else None, problems=problems)
+
+
+def _compile() -> None:
+    """The guard's modules, which can write nothing where they run and would be compiled anew each time."""
+    import importlib.util
+    import py_compile
+
+    for file in (_PACKAGE / "supervise" / "cage").glob("*.py"):
+        compiled = Path(importlib.util.cache_from_source(str(file)))
+        try:
+            if not compiled.exists() or compiled.stat().st_mtime < file.stat().st_mtime:
+                py_compile.compile(str(file), quiet=2)
+        except OSError:
+            return  # not ours to write: it is slower then
 
 
 def problem_of(way: Way) -> str:

@@ -4,10 +4,15 @@ To the guard: one request, marshalled. Back: frames of a kind (one byte), a leng
 bytes. The way back is written beside foreign code, so the daemon reads it as it reads any stranger's bytes.
 """
 
+from __future__ import annotations
+
 import marshal
 import os
 import struct
-from typing import Any
+
+TYPE_CHECKING = False  # these modules cost a third of the start, and are for checkers alone
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Foreign output, the value of the last expression, a file (its name, NUL, its content), a file too large (its name).
 STDOUT, STDERR, VALUE, FILE, LEFT_OUT = b"o", b"e", b"v", b"f", b"l"

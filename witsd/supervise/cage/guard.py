@@ -5,16 +5,20 @@ on standard output (see ``frames``). In a process namespace it is the first proc
 When the daemon has gone its standard output breaks, and it ends.
 """
 
+from __future__ import annotations
+
 import os
 import select
-import signal
 import stat
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn
 
 from witsd.supervise.cage import confine, frames, namespaces, processes, python_code
+
+TYPE_CHECKING = False  # these modules cost a third of the start, and are for checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn
 
 #: Output is read and thrown away beyond what is passed on, up to so many times as much.
 _FLOOD = 256
@@ -87,7 +91,7 @@ def _guard(request: dict[str, Any]) -> int:
             confine.die_with_parent()  # which becoming another user has taken back
     confine.hide_memory()
     if os.getpid() == 1:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first process hears no signal that it does not handle
+        confine.by_default(confine.SIGINT)  # the first process hears no signal that it does not handle
     for name, content in request["files"].items():
         _put(f"{request['work']}/{name}", content)
     watch = processes.Others() if request["way"] in ("bubblewrap", "namespaces") else processes.Descendants()
@@ -117,7 +121,7 @@ def _put(path: str, content: bytes) -> None:
 class _Run:
     """The foreign process, and its pipes."""
 
-    def __init__(self, request: dict[str, Any], watch: "processes.Others | processes.Descendants") -> None:
+    def __init__(self, request: dict[str, Any], watch: processes.Others | processes.Descendants) -> None:
         self.request, self.watch = request, watch
         self.pid = 0
         self.reaped: dict[int, int] = {}
@@ -297,8 +301,7 @@ def _limits(request: dict[str, Any], tasks: int) -> dict[str, int]:
 
 
 def _exec(argv: list[str], env: dict[str, str], told: int) -> NoReturn:
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)  # Python has changed them for itself
+    confine.by_default(confine.SIGPIPE, confine.SIGXFSZ, confine.SIGINT)
     try:
         os.execvpe(argv[0], argv, env)  # noqa: S606 - it is what we are for
     except OSError as error:
@@ -349,7 +352,7 @@ def _collect(work: str, most_bytes: int, most_files: int, given: set[str]) -> No
             os.close(fd)
 
 
-def _files(folder: int, before: str, depth: int) -> "Any":
+def _files(folder: int, before: str, depth: int) -> Iterator[tuple[str, int]]:
     """Names, from the top, and an open handle each, of regular files."""
     for name in sorted(os.listdir(folder)):
         try:

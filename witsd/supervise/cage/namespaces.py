@@ -3,12 +3,21 @@
 It takes Linux 5.12 (``mount_setattr``), and root or user namespaces for everybody.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import struct
-from collections.abc import Sequence
 
 from witsd.supervise.cage.confine import libc
+
+TYPE_CHECKING = False  # these modules cost a third of the start, and are for checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    #: What to put there, in this order: ``("ro", path)``, ``("rw", path)``, ``("empty", path, bytes)``,
+    #: ``("hide", path)``, ``("link", target, path)``.
+    Step = tuple[str, ...] | tuple[str, str, int]
 
 _NEWNS, _NEWCGROUP, _NEWUTS, _NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -21,10 +30,6 @@ _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 #: Where the new root is put together: there on every machine, and covered for us alone.
 _BASE = "/tmp"  # noqa: S108
-
-#: What to put there, in this order: ``("ro", path)``, ``("rw", path)``, ``("empty", path, bytes)``, ``("hide", path)``,
-#: ``("link", target, path)``.
-Step = tuple[str, ...] | tuple[str, str, int]
 
 
 def leave(*, network: bool, user: bool) -> None:

@@ -4,7 +4,6 @@ import _ast
 import builtins
 import os
 import sys
-from types import ModuleType
 
 NAME = "<code>"
 _ONLY_AST = 0x400
@@ -15,7 +14,7 @@ def run(code: str, value_fd: int, value_bytes: int) -> int:
     for stream in (sys.stdout, sys.stderr):
         # Line by line: what was printed before a limit ends it is not lost.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    main = ModuleType("__main__")
+    main = type(sys)("__main__")
     main.__dict__["__builtins__"] = builtins
     for name in ("exit", "quit"):
         setattr(builtins, name, sys.exit)

@@ -1,11 +1,15 @@
 """The numbers of the system calls that foreign code is refused, and the filter (seccomp) that refuses them."""
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import os
-import platform
 import struct
-from collections.abc import Iterable
+
+TYPE_CHECKING = False  # these modules cost a third of the start, and are for checkers alone
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: On x86_64, and on every newer architecture (aarch64, riscv64); None where there is none.
 NUMBERS: dict[str, tuple[int | None, int | None]] = {
@@ -232,7 +236,7 @@ _SET_SECCOMP, _FILTER = 22, 2
 
 def known() -> bool:
     """Whether there is a filter for this machine."""
-    return platform.machine() in _ARCHITECTURES and struct.calcsize("P") == 8
+    return os.uname().machine in _ARCHITECTURES and struct.calcsize("P") == 8
 
 
 class _Filter:
@@ -291,7 +295,7 @@ def program(*, network: bool, shared: bool, signals: bool, truncates: bool, mach
 
     ``truncates``: opening a file for reading can empty it, as nothing else forbids it.
     """
-    it = _Filter(machine or platform.machine())
+    it = _Filter(machine or os.uname().machine)
     it.refuse(HARMFUL)
     it.refuse(("clone3",), errno.ENOSYS)  # its flags cannot be looked at; libraries then use clone
     it.refuse_bits("clone", 0, _NEW_NAMESPACES)
