@@ -28,6 +28,7 @@ from tests.bench.measure import Outcome, Row, Run, measure
 from tests.bench.memory import MemoryAdds, MemoryDisk, MemoryEverywhere, MemoryFirst, MemoryLarge, MemorySearch
 from tests.bench.ping import UnixPing, WebSocketPing
 from tests.bench.sampling import Sampling
+from tests.bench.sandbox import SandboxStart
 from tests.bench.start import Idle, Start
 
 ROWS: tuple[Row, ...] = (
@@ -48,6 +49,7 @@ ROWS: tuple[Row, ...] = (
     MemoryFirst(),
     MemoryAdds(),
     MemoryDisk(),
+    SandboxStart(),
 )
 #: Only where they are asked for.
 LARGE: tuple[Row, ...] = (MemoryLarge(),)
