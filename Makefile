@@ -8,19 +8,21 @@ SHELL := /bin/sh
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 VENV := .venv
+FRAMEWORKS := .venv-frameworks
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 PROJECTS := pyproject.toml clients/python/pyproject.toml
 # So many tests run at a time: most wait for a daemon more than they compute.
 WORKERS ?= 4
 
-.PHONY: help run test test-js check generate bench bench-large bench-recall lock wheels clean
+.PHONY: help run test test-js test-frameworks check generate bench bench-large bench-recall lock wheels clean
 
 help:
 	@echo 'witsd: the init system for AI agents'
 	@echo
 	@echo '  make run       start the daemon here, in the foreground (sets up .venv the first time)'
 	@echo '  make test      every check and every test; what CI runs'
+	@echo '  make test-frameworks  LangChain'\''s standard tests and agents of other frameworks, in an environment of their own'
 	@echo '  make check     ruff, mypy --strict, import-linter, and whether generated files are fresh'
 	@echo '  make generate  write protocol/ and the client types from the declarations in witsd/'
 	@echo '  make bench     the figures of the README, each beside a floor measured in the same run'
@@ -46,6 +48,19 @@ test-js: $(VENV)/.dev clients/js/node_modules
 
 clients/js/node_modules: clients/js/package-lock.json
 	@cd clients/js && npm ci --silent && touch node_modules
+
+# In an environment of their own: frameworks bring much, plugins of pytest among it.
+test-frameworks: $(FRAMEWORKS)/.done
+	@echo 'testing LangChain and other frameworks'
+	@$(FRAMEWORKS)/bin/python -m pytest -c tests/frameworks/pytest.ini tests/frameworks
+
+$(FRAMEWORKS)/.done: tests/frameworks/requirements.txt tests/frameworks/requirements.lock $(PROJECTS)
+	@echo 'installing frameworks into $(FRAMEWORKS) (the first time this takes minutes)'
+	@test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)
+	@$(FRAMEWORKS)/bin/python -m pip --disable-pip-version-check --quiet --no-input install \
+		--constraint tests/frameworks/requirements.lock --editable clients/python --editable . \
+		--requirement tests/frameworks/requirements.txt
+	@touch $@
 
 check: $(VENV)/.dev
 	@echo 'checking: ruff, mypy, imports, generated files'
@@ -78,9 +93,11 @@ lock: $(VENV)/.dev
 	@$(PIP) install uv
 	@$(BIN)/python -m uv pip compile $(PROJECTS) --extra dev --universal --python-version 3.11 --upgrade --quiet \
 		--no-emit-package witsd-client --custom-compile-command 'make lock' --output-file requirements.lock
+	@$(BIN)/python -m uv pip compile $(PROJECTS) tests/frameworks/requirements.txt --universal --python-version 3.11 --upgrade --quiet \
+		--no-emit-package witsd-client --custom-compile-command 'make lock' --output-file tests/frameworks/requirements.lock
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/js/node_modules
+	rm -rf $(VENV) $(FRAMEWORKS) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/js/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What `run` needs is a part of what `test` needs; the lock is a constraint, so each installs only its part.

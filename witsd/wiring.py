@@ -44,6 +44,7 @@ from witsd.services.events import open_events
 from witsd.services.memory.blocks import Blocks
 from witsd.services.memory.memory import open_memory
 from witsd.services.model_keys import ModelKeys
+from witsd.services.models.agent_provider import attach
 from witsd.services.models.discover import open_models
 from witsd.services.models.embedders import Embedders
 from witsd.services.models.metering import Meter
@@ -219,12 +220,16 @@ async def wired(
             lend=keys.lend,
             run_root=paths.data_dir / "agents-run",
             daemon_env=env,
-            assistant_command=(sys.executable, "-m", "witsd.adapters.assistant"),
+            commands={
+                "assistant": (sys.executable, "-m", "witsd.adapters.assistant"),
+                "langchain": (sys.executable, "-m", "witsd.adapters.langchain"),
+            },
         )
         supervisor = await enter(open_supervisor(paths.agents_dir, surroundings, _first_run))
         budgets = await open_budgets(journal, clock, lambda name: _budget(supervisor, name))
         runs = await enter(open_runs(journal, supervisor, clock, ids, budgets))
         models.meter = Meter(runs.book)
+        attach(models.router.providers, supervisor)
         embedders = Embedders(supervisor, models)
         memory = await enter(open_memory(journal, runs, embedders, clock, ids, settings.retention))
         registry = Registry(journal, supervisor)

@@ -149,6 +149,7 @@ def check(seen: Seen) -> str | None:
             return f"{field}: Field required"
     unknown = set(body) - {
         "model", "max_tokens", "messages", "system", "tools", "tool_choice", "temperature", "thinking", "stream",
+        "stop_sequences", "top_p", "output_config",
     }  # fmt: skip
     if unknown:
         return f"{unknown.pop()}: Extra inputs are not permitted"
@@ -164,6 +165,8 @@ def check(seen: Seen) -> str | None:
 
 
 def _check_thinking(body: dict[str, Any], thinking: dict[str, Any]) -> str | None:
+    if body.get("tool_choice", {}).get("type") in ("any", "tool"):
+        return "Thinking may not be enabled when tool_choice forces tool use."
     if body.get("temperature", 1) != 1:
         return "`temperature` may only be set to 1 when thinking is enabled."
     if thinking["type"] == "adaptive":

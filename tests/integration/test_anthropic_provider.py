@@ -238,6 +238,42 @@ async def test_a_model_does_not_think_amid_calls_that_were_made_without_thoughts
     assert [seen.body.get("thinking") for seen in rig.fake.chats] == [None, {"type": "adaptive"}]
 
 
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        (None, None),
+        ("auto", {"type": "auto"}),
+        ("none", {"type": "none"}),
+        ("required", {"type": "any"}),
+        ({"type": "function", "function": {"name": "f"}}, {"type": "tool", "name": "f"}),
+    ],
+)
+async def test_which_tool_is_to_be_called(choice: Any, sent: Any) -> None:
+    request = replace(ASK, tools=(ToolDefinition(name="f"),), tool_choice=choice)
+    async with open_rig(streamed("a"), thinking=True) as rig:
+        await rig.ask(request)
+    body = rig.fake.chats[0].body
+    assert body.get("tool_choice") == sent
+    assert ("thinking" in body) == (choice in (None, "auto", "none"))
+
+
+async def test_options_are_translated_and_those_that_the_api_does_not_know_left_out() -> None:
+    schema = {"type": "object", "properties": {}}
+    request = replace(
+        ASK,
+        tools=(ToolDefinition(name="f"),),
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        options={"stop": "END", "top_p": 0.5, "seed": 7, "parallel_tool_calls": False},
+    )
+    async with open_rig(streamed("a")) as rig:
+        await rig.ask(request)
+    body = rig.fake.chats[0].body
+    assert body["stop_sequences"] == ["END"]
+    assert body["top_p"] == 0.5
+    assert body["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
+    assert body["output_config"] == {"format": {"type": "json_schema", "schema": schema}}
+
+
 async def test_events_and_blocks_of_a_kind_not_known_are_passed_over() -> None:
     async def step(exchange: Exchange) -> None:
         await start(exchange)

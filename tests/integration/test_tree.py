@@ -55,7 +55,7 @@ async def surroundings(tmp_path: Path, spawner: Spawner) -> AsyncIterator[Surrou
             socket=tmp_path / "witsd.sock",
             run_root=tmp_path / "run",
             daemon_env=os.environ,
-            assistant_command=(),
+            commands={},
         )
     finally:
         spawner.close()

@@ -13,7 +13,7 @@ from witsd.services.models.scripted import ScriptedProvider
 from witsd.values.config_models import ProviderConfig
 from witsd.values.errors import ModelError
 from witsd.values.wire.common import UNSET
-from witsd.values.wire.models import ChatMessage, ModelsCompleteParams, ModelsCompleteResult
+from witsd.values.wire.models import ChatMessage, ModelsCompleteParams, ModelsCompleteResult, ToolDefinition
 
 TOML = """
 [[turns]]
@@ -35,6 +35,19 @@ text = "I only know my script."
 [[turns]]
 text = "I was about"
 error = { status = 503, message = "it breaks here" }
+"""
+
+
+RULES = """
+[[turns]]
+match = "15"
+after = "user"
+tool_calls = [{ name = "*", arguments = {} }]
+
+[[turns]]
+match = "15"
+after = "tool"
+text = "It is {result}."
 """
 
 
@@ -148,3 +161,21 @@ async def test_a_wrong_script_is_named_with_its_place(
 async def test_a_missing_script_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"none\.toml: No such file"):
         await play(provider(tmp_path / "none.toml"), 0)
+
+
+async def test_a_rule_may_be_for_what_follows_a_tool_and_calls_the_tool_that_is_offered(tmp_path: Path) -> None:
+    it = provider(write(tmp_path, RULES))
+    asked = ChatMessage(role="user", content="15 * 23?")
+    tools = (ToolDefinition(name="multiply"), ToolDefinition(name="other"))
+    first = await it.complete(ModelsCompleteParams(messages=(asked,), tools=tools), "", None)
+    assert first.message.tool_calls
+    (call,) = first.message.tool_calls
+    assert call.name == "multiply"
+    done = ChatMessage(role="tool", content="345", tool_call_id=call.id)
+    last = await it.complete(ModelsCompleteParams(messages=(asked, first.message, done), tools=tools), "", None)
+    assert last.message.content == "It is 345."
+
+
+async def test_after_wants_a_match(tmp_path: Path) -> None:
+    (row,) = await provider(write(tmp_path, '[[turns]]\nafter = "tool"\ntext = "x"\n')).models()
+    assert "give it a `match`" in str(row.reason)

@@ -61,6 +61,8 @@ NATIVE = (
             "Who the agent is to the daemon; the answer makes it active"),
     Message("runs/execute", "to_agent", n.RunsExecuteParams, n.RunsExecuteResult,
             "Do a piece of work; the result ends the run"),
+    Message("models/complete", "to_agent", m.ModelsCompleteParams, m.ModelsCompleteResult,
+            "Answer a call of a model; for agents whose capabilities say completions"),
     Message("models/embed", "to_agent", m.ModelsEmbedParams, m.ModelsEmbedResult,
             "Texts as vectors; for agents whose capabilities say embeddings"),
     Message("tools/call", "to_agent", t.AgentToolCallParams, t.ToolsCallResult,

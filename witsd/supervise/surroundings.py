@@ -47,4 +47,5 @@ class Surroundings:
     daemon_env: Mapping[str, str]
     #: Lends an agent's process, or one of its runs, what it calls models with, for as long as the block lasts.
     lend: Lend = _nothing
-    assistant_command: Sequence[str]
+    #: What is run for a kind of agent whose definition names no command.
+    commands: Mapping[str, Sequence[str]]

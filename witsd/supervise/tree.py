@@ -109,7 +109,7 @@ async def _fork(
         spec, mark=shared.mark, socket=shared.socket, run_dir=run_dir, daemon=shared.daemon_env, given=given
     )
     env |= more_env
-    command = spec.command if spec.kind != "assistant" else shared.assistant_command
+    command = spec.command or shared.commands[spec.kind]
     leader: list[int] = []
 
     def begin() -> tuple[Container, NotifySocket | None, Forked | SpawnError]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-ProviderKind = Literal["openai", "anthropic", "offline", "scripted", "replay"]
+ProviderKind = Literal["openai", "anthropic", "offline", "scripted", "replay", "langchain"]
 
 #: A provider's name comes before the ``/`` in ``provider/model``, so it may hold none itself.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -33,8 +33,10 @@ class ProviderConfig:
     Anthropic's own, and ``ANTHROPIC_API_KEY`` where no key is named). ``max_tokens``: of an answer, where a call
     does not say. ``thinking``: the model may reason first, for ``thinking_tokens`` tokens, or with 0 for as long as
     it sees fit (which models before Claude 4.6 cannot).
-    ``scripted``: plays the file ``script``. ``replay``: answers from the file ``cassette``, to which ``record``,
-    a provider or PROVIDER/MODEL, adds what it lacks. ``timeout_s``: the longest silence to bear from the server;
+    ``scripted``: plays the file ``script``. ``langchain``: the agent ``agent``,
+    whose definition names a chat model of LangChain's. ``replay``: answers from the file ``cassette``, to which
+    ``record``, a provider or PROVIDER/MODEL, adds what it lacks.
+    ``timeout_s``: the longest silence to bear from the server;
     ``connect_timeout_s``: to be connected; ``retries``: how often a call is tried again.
     ``streams = false``: never ask the server for a stream. ``concurrency``: calls at once, the rest wait;
     ``call_timeout_s``: how long one call may take with all its tries.
@@ -50,6 +52,7 @@ class ProviderConfig:
     models: tuple[str, ...] = ()
     script: str = ""
     cassette: str = ""
+    agent: str = ""
     record: str = ""
     timeout_s: float = 120
     connect_timeout_s: float = 10
@@ -70,6 +73,8 @@ class ProviderConfig:
             raise ValueError(f"`script` is required for the scripted provider {self.name!r}")
         if self.kind == "replay" and not self.cassette:
             raise ValueError(f"`cassette` is required for the replay provider {self.name!r}")
+        if self.kind == "langchain" and not self.agent:
+            raise ValueError(f"`agent` is required for the langchain provider {self.name!r}")
         if self.record and self.kind != "replay":
             raise ValueError("`record` is for kind 'replay'")
         if self.api_key_credential and not _CREDENTIAL.fullmatch(self.api_key_credential):

@@ -24,7 +24,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Percent = Annotated[float, Meta(ge=0, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
-Kind = Literal["native", "exec", "assistant", "external"]
+Kind = Literal["native", "exec", "assistant", "langchain", "external"]
 Start = Literal["boot", "on_demand", "manual"]
 RestartPolicy = Literal["always", "on_failure", "never"]
 #: Who answers for a text, from least to most: found somewhere, said by a tool, by an agent, by a person.
@@ -174,7 +174,10 @@ class Grants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """One agent. Only ``name``, ``kind`` and, for native and exec, ``command`` are required."""
+    """One agent. Only ``name``, ``kind`` and, for native and exec, ``command`` are required.
+
+    ``langchain`` hosts what ``options`` name (``witsd.adapters.langchain``); ``command`` runs it by another Python.
+    """
 
     name: Name
     kind: Kind

@@ -198,10 +198,10 @@ export interface AgentBudget {
   per?: "run" | "hour" | "day" | "total";
 }
 
-/** One agent. Only ``name``, ``kind`` and, for native and exec, ``command`` are required. */
+/** One agent. Only ``name``, ``kind`` and, for native and exec, ``command`` are required. ``langchain`` hosts what ``options`` name (``witsd.adapters.langchain``); ``command`` runs it by another Python. */
 export interface AgentSpec {
   name: string;
-  kind: "native" | "exec" | "assistant" | "external";
+  kind: "native" | "exec" | "assistant" | "langchain" | "external";
   command?: string[];
   /** external: the process to watch, or the file that its number is written to. */
   pid?: number;

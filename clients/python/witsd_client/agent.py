@@ -44,13 +44,14 @@ from witsd_client.generated import (
     AgentToolCallParams,
     Api,
     Grants,
+    ModelsCompleteParams,
     ModelsEmbedParams,
     ModelsEmbedResult,
     PingParams,
     RunsExecuteParams,
     SessionClosedNotification,
 )
-from witsd_client.run import Run, current_run
+from witsd_client.run import Run, current_agent, current_run
 from witsd_client.session import Session, SessionTask
 from witsd_client.taskgroups import open_background
 from witsd_client.threads import SyncRun, SyncSession, run_in_own_thread
@@ -126,6 +127,8 @@ class Agent:
         self._run_handler: Callable[[Any], Any] | None = None
         self._session_handler: Callable[[Any], Any] | None = None
         self._embed_handler: Callable[[Any], Any] | None = None
+        self._prepare_handler: Callable[[], Any] | None = None
+        self._complete_handler: Callable[[Any], Any] | None = None
         self._skills: list[dict[str, Any]] = []
         self._tools: dict[str, OfferedTool] = {}
         self._sessions: dict[str, SessionTask] = {}
@@ -150,6 +153,23 @@ class Agent:
     def session(self, handler: H) -> H:
         """Decorator: ``handler(session)`` leads one conversation, for as long as it lasts."""
         self._session_handler = handler
+        return handler
+
+    def complete(self, handler: H) -> H:
+        """Decorator: ``handler(request)`` answers a call of a model; ``request`` is that of ``models/complete``.
+
+        It returns a ``ModelsCompleteResult`` or a dict like one, in one piece. A provider of kind ``langchain``
+        names the agent: ``[providers.mine] kind = "langchain"``, ``agent = "NAME"``.
+        """
+        self._complete_handler = handler
+        return handler
+
+    def prepare(self, handler: H) -> H:
+        """Decorator: ``handler()`` is called once the daemon has said who this agent is (``agent.options``), and
+        before the agent says what it can do: the place to load what is heavy, and to declare tools by options.
+        What it raises is why the agent cannot start.
+        """
+        self._prepare_handler = handler
         return handler
 
     def embed(self, handler: H) -> H:
@@ -266,6 +286,7 @@ class Agent:
     async def serve_on(self, transport: Transport) -> None:
         """Serve over any transport; returns after ``shutdown`` or when the other side hangs up."""
         self._ending = False
+        current_agent.set(self)  # before there are tasks, which take it over
         async with (
             open_connection(transport, self._handle, self._notified) as connection,
             open_background() as tasks,
@@ -304,10 +325,12 @@ class Agent:
                 return self._embedding(msgspec.json.decode(params, type=ModelsEmbedParams))
             case "tools/call":
                 return self._tool_call(msgspec.json.decode(params, type=AgentToolCallParams))
+            case "models/complete":
+                return self._completing(msgspec.json.decode(params, type=ModelsCompleteParams))
             case "ping":
                 return _answering({"nonce": msgspec.json.decode(params, type=PingParams).nonce})
             case "initialize":
-                return _answering(self._initialize(msgspec.json.decode(params, type=AgentInitializeParams)))
+                return self._initializing(msgspec.json.decode(params, type=AgentInitializeParams))
             case "shutdown":
                 if not self._ending:
                     self._ending = True
@@ -315,14 +338,33 @@ class Agent:
                 return _answering({})
         raise MethodNotFound(f"an agent has no method {method}")
 
-    def _initialize(self, params: AgentInitializeParams) -> dict[str, Any]:
+    def _initializing(self, params: AgentInitializeParams) -> Callable[[], Awaitable[Any]]:
         self.identity, self.grants, self.run_dir = params.agent, params.grants, params.run_dir
+        handler = self._prepare_handler
+
+        async def answer() -> dict[str, Any]:
+            try:
+                if inspect.iscoroutinefunction(handler):
+                    await handler()
+                elif handler is not None:
+                    await run_in_own_thread(self.portal, handler, "prepare")
+            except WitsdError:
+                raise
+            except Exception as error:
+                traceback.print_exc()  # its log has the whole of it
+                raise AgentFailed(f"{type(error).__name__}: {error}") from error
+            return self._introduction()
+
+        return answer
+
+    def _introduction(self) -> dict[str, Any]:
         return {
             "protocol_version": PROTOCOL_VERSION,
             "agent_info": {"name": self._name, "version": self.version},
             "capabilities": {
                 "sessions": self._session_handler is not None,
                 "embeddings": self._embed_handler is not None,
+                "completions": self._complete_handler is not None,
             },
             "tools": [tool.definition for tool in self._tools.values()],
             "skills": self._skills,
@@ -413,6 +455,24 @@ class Agent:
             return run_in_own_thread(self.portal, function, f"tool {params.name}")
 
         return lambda: tool.call(params.arguments, in_thread)
+
+    def _completing(self, params: ModelsCompleteParams) -> Callable[[], Awaitable[Any]]:
+        handler = self._complete_handler
+        if handler is None:
+            raise MethodNotFound(f"{self.name} is no model: it has no handler marked @agent.complete")
+
+        async def answer() -> Any:
+            try:
+                if inspect.iscoroutinefunction(handler):
+                    return await handler(params)
+                return await run_in_own_thread(self.portal, lambda: handler(params), "complete")
+            except WitsdError:
+                raise
+            except Exception as error:
+                traceback.print_exc()  # its log has the whole of it
+                raise AgentFailed(f"{type(error).__name__}: {error}") from error
+
+        return answer
 
     def _session_task(self, params: RunsExecuteParams) -> SessionTask:
         if params.session_id is UNSET:

@@ -119,7 +119,7 @@ if TYPE_CHECKING:
     HealthAction = Literal["restart", "report"]
     MemoryTrust = Literal["untrusted", "tool", "agent", "person"]
     AgentBudgetPer = Literal["run", "hour", "day", "total"]
-    Kind = Literal["native", "exec", "assistant", "external"]
+    Kind = Literal["native", "exec", "assistant", "langchain", "external"]
     Start = Literal["boot", "on_demand", "manual"]
     AgentSpecMemory = Literal["on", "off"]
     AlertName = Literal["cpu_percent", "memory_bytes", "error_rate", "restarts", "silence_s"]
@@ -430,7 +430,10 @@ class AgentBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One agent. Only ``name``, ``kind`` and, for native and exec, ``command`` are required."""
+    """One agent. Only ``name``, ``kind`` and, for native and exec, ``command`` are required.
+    ``langchain`` hosts what ``options`` name (``witsd.adapters.langchain``); ``command`` runs it by
+    another Python.
+    """
 
     name: str
     kind: Kind

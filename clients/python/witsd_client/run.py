@@ -28,6 +28,8 @@ MAX_OUTPUT_BYTES = (4 << 20) - 4096
 
 #: The run that the present task works on, so that waits for the daemon end when it is cancelled.
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
+#: The agent that the present task belongs to, also where no run is under way.
+current_agent: ContextVar[Agent | None] = ContextVar("current_agent", default=None)
 
 
 class Run:

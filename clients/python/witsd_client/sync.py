@@ -121,6 +121,16 @@ class SyncClient:
     def epoch(self) -> str:
         return self._client.epoch
 
+    @property
+    def asynchronous(self) -> Client:
+        """The client beneath, for use in the event loop of ``portal``."""
+        return self._client
+
+    @property
+    def portal(self) -> BlockingPortal:
+        """Reaches the event loop, from any thread but its own."""
+        return self._portal
+
     def call(
         self,
         method: str,

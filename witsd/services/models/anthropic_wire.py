@@ -34,6 +34,8 @@ _FINISH: dict[str, FinishReason] = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+#: Options that this API has by the same name; it refuses requests with any that it does not know.
+_PASSED = frozenset({"top_p", "top_k", "stop_sequences", "metadata", "service_tier"})
 #: Inside a stream an error has a type and no HTTP status; these are what it would have had.
 _STATUS = {
     "invalid_request_error": 400,
@@ -61,7 +63,8 @@ def request_body(
     """The JSON to POST. ``max_tokens``: of the answer, where the request does not say. ``thinking`` is left out
     where the API would refuse it; ``thinking_tokens`` 0: as much as the model sees fit.
     """
-    thinks = thinking and _may_think(request.messages)
+    choice = _tool_choice(request) if request.tools else None
+    thinks = thinking and _may_think(request.messages) and (choice or {}).get("type") not in ("any", "tool")
     answer_tokens = request.max_tokens or max_tokens
     body: dict[str, Any] = {
         "model": model,
@@ -80,6 +83,15 @@ def request_body(
             }
             for tool in request.tools
         ]
+    if choice is not None:
+        body["tool_choice"] = choice
+    body |= {name: value for name, value in request.options.items() if name in _PASSED}
+    stop = request.options.get("stop")
+    if stop:
+        body["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+    if request.response_format is not None and request.response_format.get("type") == "json_schema":
+        schema = request.response_format.get("json_schema") or {}
+        body["output_config"] = {"format": {"type": "json_schema", "schema": schema.get("schema") or {}}}
     if thinks:
         # No temperature: the API takes none but 1 from a model that thinks.
         body["thinking"] = (
@@ -90,6 +102,20 @@ def request_body(
     if stream:
         body["stream"] = True
     return body
+
+
+def _tool_choice(request: ModelsCompleteParams) -> dict[str, Any] | None:
+    """OpenAI's way of saying which tool is to be called, as this API says it."""
+    choice = request.tool_choice
+    alone = {"disable_parallel_tool_use": True} if request.options.get("parallel_tool_calls") is False else {}
+    match choice:
+        case "none":
+            return {"type": "none"}
+        case "required":
+            return {"type": "any", **alone}
+        case {"function": {"name": str() as name}}:
+            return {"type": "tool", "name": name, **alone}
+    return {"type": "auto", **alone} if choice == "auto" or alone else None
 
 
 def _may_think(messages: Sequence[ChatMessage]) -> bool:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
+from witsd.services.models.agent_provider import AgentProvider
 from witsd.services.models.anthropic import ANTHROPIC_URL, AnthropicProvider
 from witsd.services.models.gateway import Models
 from witsd.services.models.keys import Environment, read_environment, read_key
@@ -111,6 +112,8 @@ def find_providers(
                 found.append(anthropic(provider))
             case "scripted":
                 found.append(ScriptedProvider(provider, beside(provider.script)))
+            case "langchain":
+                found.append(AgentProvider(provider))
             case "replay":
                 found.append(ReplayProvider(provider, beside(provider.cassette), named))
             case "offline":

@@ -22,6 +22,11 @@ the first. All keys of a turn are optional, but it needs ``text``, ``deltas``, `
     text = "I only know my script."
 
     [[turns]]
+    match = "(?i)weather"         # a rule for what follows the result of a tool, or (after = "user") does not
+    after = "tool"
+    text = "The tool says: {result}"    # in the text of a rule: what the latest tool gave
+
+    [[turns]]
     text = "I was about to"       # streamed first, then
     error = { status = 503, message = "the script breaks here", retryable = true }
 
@@ -29,7 +34,7 @@ Turns without ``match`` are played in order: the one that answers is found by co
 messages in the request, so the script has no state, survives a restart, and many sessions may play it
 at once. (A caller that sends only the end of a long conversation is answered from the turn that fits that
 end: the assistant sends 200 messages.) A rule goes before them. ``retryable`` is by default that of the
-status (429 and 5xx).
+status (429 and 5xx). A tool call named ``*`` is one of the first tool that is offered.
 The file is read for each call, so an edit is played at once. Usage counts words as tokens.
 """
 
@@ -38,7 +43,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 import msgspec
@@ -80,6 +85,7 @@ class _Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_calls: tuple[_Call, ...] = ()
     error: _Error | None = None
     match: str | None = None
+    after: Literal["user", "tool"] | None = None
     repeat: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
 
     def __post_init__(self) -> None:
@@ -87,6 +93,8 @@ class _Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a turn needs `text`, `deltas`, `tool_calls` or `error`")
         if self.text and self.deltas and self.text != "".join(self.deltas):
             raise ValueError("`text` and `deltas` say different things: give one of them")
+        if self.after is not None and self.match is None:
+            raise ValueError("`after` is for a rule: give it a `match`")
         if self.match is not None:
             try:
                 re.compile(self.match)
@@ -141,8 +149,12 @@ def _from_lines(raw: bytes) -> _Script:
 def choose(script: _Script, messages: tuple[ChatMessage, ...]) -> tuple[int, _Turn] | None:
     """The turn that answers, with its number in the file from 1; None: the script is over."""
     asked = next((m.content for m in reversed(messages) if m.role == "user"), "")
+    last = next((m for m in reversed(messages) if m.role != "system"), None)
+    after = "tool" if last is not None and last.role == "tool" else "user"
     for number, turn in enumerate(script.turns, 1):
-        if turn.match is not None and re.search(turn.match, asked):
+        if turn.match is not None and turn.after in (None, after) and re.search(turn.match, asked):
+            if last is not None and after == "tool":
+                turn = msgspec.structs.replace(turn, text=turn.text.replace("{result}", last.content))
             return number, turn
     plain = [(number, turn) for number, turn in enumerate(script.turns, 1) if turn.match is None]
     position = sum(m.role == "assistant" for m in messages)
@@ -225,7 +237,7 @@ class ScriptedProvider:
         calls = tuple(
             ToolCall(
                 id=call.id or f"call_{len(request.messages)}_{index}",
-                name=call.name,
+                name=request.tools[0].name if call.name == "*" and request.tools else call.name,
                 arguments=call.arguments
                 if isinstance(call.arguments, str)
                 else msgspec.json.encode(call.arguments).decode(),
