@@ -1,4 +1,4 @@
-"""A unit's inbox: who tells, who asks, and who waits until all that is handled."""
+"""What a unit is told before its task has begun."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from witsd.values.spec import AgentSpec
 SPEC = AgentSpec(name="mine", kind="exec", command=("sleep", "1000"))
 
 
-async def test_one_waits_along_with_another_who_has_asked() -> None:
-    # Its task does not run, so that what it is told stays unhandled: nothing else around it is looked at.
+async def test_what_is_told_before_its_task_has_begun_is_waited_for() -> None:
+    # Nothing else around it is looked at: an agent without a process that is told to stop has nothing to do.
     unit = Unit(SPEC, cast(Surroundings, None), cast(Neighbours, None))
     done: list[str] = []
 
@@ -30,11 +30,10 @@ async def test_one_waits_along_with_another_who_has_asked() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
-        await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(settle)
         await trio.testing.wait_all_tasks_blocked()
         assert done == []
-        ((_, handled),) = unit._inbox
-        assert handled is not None
-        handled.set()
+        assert unit._inbox == [Stop()]
+        unit._scope.cancel()  # its task ends before it has begun
+        nursery.start_soon(unit.run)
     assert sorted(done) == ["asked", "settled"]

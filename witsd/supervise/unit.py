@@ -1,4 +1,7 @@
-"""One agent under supervision: a task that feeds what happens to ``lifecycle.step`` and does what it says."""
+"""One agent under supervision: what happens is fed to ``lifecycle.step`` where it happens, and what that says is done.
+
+Its task keeps the time and owns all that is done for it.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ _MECHANISMS: dict[Mechanism, AgentContainer] = {
 
 @attrs.define(eq=False)
 class Unit:
-    """An agent and, while it has one, its process. ``run`` is its task; everything else just tells it."""
+    """An agent and, while it has one, its process. ``run`` is its task; everybody else just tells it."""
 
     spec: AgentSpec
     shared: Surroundings
@@ -85,8 +88,13 @@ class Unit:
     leases: int = 0
     last_exit: str = ""
     _idle_since: float = 0.0
-    _inbox: list[tuple[Input, trio.Event | None]] = attrs.field(factory=list)
-    _told: trio.Event = attrs.field(factory=trio.Event)
+    #: What it is told while it handles something, or before its task has begun.
+    _inbox: list[Input] = attrs.field(factory=list)
+    _handling: bool = False
+    #: Of its task, once that has begun.
+    _nursery: trio.Nursery | None = None
+    _begun: trio.Event = attrs.field(factory=trio.Event)
+    _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _changed: trio.Event = attrs.field(factory=trio.Event)
     #: Which wait for others this is, so that what an earlier one found is known to be old.
     _turn: int = 0
@@ -127,27 +135,22 @@ class Unit:
         return not self.spec.run_per_request
 
     def tell(self, event: Input) -> None:
-        """Something has happened or is wanted. Never waits; handled in order by the unit's task."""
-        self._inbox.append((event, None))
-        self._told.set()
+        """Something has happened or is wanted. Handled in order, and now: only what its handling tells has to wait."""
+        if self._over.is_set():
+            return
+        self._inbox.append(event)
+        if self._nursery is not None and not self._handling:
+            self._handle_all(self._nursery)
 
     async def ask(self, event: Input) -> None:
         """Tell, and return once the state says what it makes of it."""
-        if self._over.is_set():
-            return
-        handled = trio.Event()
-        self._inbox.append((event, handled))
-        self._told.set()
-        await handled.wait()
+        self.tell(event)
+        await self.settle()
 
     async def settle(self) -> None:
-        """Return once everything told so far has been handled."""
-        if self._inbox and not self._over.is_set():
-            event, handled = self._inbox[-1]
-            if handled is None:  # else somebody waits for it already, and we with him
-                handled = trio.Event()
-                self._inbox[-1] = (event, handled)
-            await handled.wait()
+        """Return once everything told so far has been handled: at once, unless its task has yet to begin."""
+        if not self._over.is_set():
+            await self._begun.wait()
 
     async def wait_change(self) -> None:
         """Return at the next change of state."""
@@ -192,40 +195,45 @@ class Unit:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    if self.spec.kind == "external":
-                        nursery.start_soon(self._follow)
-                    while True:
-                        event, handled = await self._next()
-                        self._handle(event, nursery)
-                        if handled is not None:
-                            handled.set()
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    self._nursery = nursery
+                    try:
+                        if self.spec.kind == "external":
+                            nursery.start_soon(self._follow)
+                        self._handle_all(nursery)
+                        self._begun.set()
+                        await self._keep_time()
+                    finally:
+                        self._nursery = None  # nothing is begun any more
         finally:
             self._over.set()
             if order.is_up(self):  # whoever waits for it is not to wait for ever
                 self.life = Lifecycle(reason="was removed")
             self._changed.set()
-            for _, handled in self._inbox:  # told in the moment it was removed
-                if handled is not None:
-                    handled.set()
+            self._begun.set()
 
     async def end(self) -> None:
         """End the task, and with it a process that is still there."""
         self._scope.cancel()
         await self._over.wait()
 
-    async def _next(self) -> tuple[Input, trio.Event | None]:
-        while not self._inbox:
-            self._told = trio.Event()
-            wake_at = self._wake_at()
-            with trio.move_on_at(trio.current_time() + max(0.0, wake_at - self.shared.clock.monotonic())):
-                await self._told.wait()
-            if self._inbox:
-                break
+    async def _keep_time(self) -> None:
+        """Tell, for ever, when a deadline has passed and when nobody has needed it for long enough."""
+        while True:
+            with trio.CancelScope() as self._timer:
+                self._set_timer()
+                await trio.sleep_forever()
             if self.life.deadline is not None and self.shared.clock.monotonic() >= self.life.deadline:
-                return Elapsed(), None
-            if self._is_idle():
-                return Stop("idle"), None
-        return self._inbox.pop(0)
+                self.tell(Elapsed())
+            elif self._is_idle():
+                self.tell(Stop("idle"))
+
+    def _set_timer(self) -> None:
+        wake_at = self._wake_at()
+        if wake_at != math.inf:
+            wake_at = trio.current_time() + max(0.0, wake_at - self.shared.clock.monotonic())
+        if self._timer.deadline != wake_at:
+            self._timer.deadline = wake_at
 
     def _wake_at(self) -> float:
         if self.life.deadline is not None:
@@ -253,7 +261,16 @@ class Unit:
     def let_go(self) -> None:
         """Somebody who needed it does not any more: the idle clock starts."""
         self._idle_since = self.shared.clock.monotonic()
-        self._told.set()
+        self._set_timer()
+
+    def _handle_all(self, nursery: trio.Nursery) -> None:
+        self._handling = True
+        try:
+            while self._inbox:
+                self._handle(self._inbox.pop(0), nursery)
+        finally:
+            self._handling = False
+        self._set_timer()
 
     def _handle(self, event: Input, nursery: trio.Nursery) -> None:
         if isinstance(event, Cleared | Blocked) and event.turn != self._turn:
@@ -328,9 +345,11 @@ class Unit:
     async def _wait_for_others(self, turn: int) -> None:
         if turn != self._turn or not self.life.awaiting:
             return  # it was stopped in the same moment
-        with trio.CancelScope() as self._waiting:
+        with trio.CancelScope() as waiting:
+            self._waiting = waiting
             await order.before_start(self, self.others, turn)
-        self._waiting = None
+        if self._waiting is waiting:  # else the next wait has begun
+            self._waiting = None
 
     async def _stop_in_order(self, living: Living | None, generation: int) -> None:
         await order.before_stop(self, self.others)
