@@ -305,7 +305,7 @@ def _target(params: Any, path: str) -> str:
     """What a call acts on, as the audit names it: the params field at ``path``."""
     found = params
     for name in path.split(".") if path else ():
-        found = found.get(name, "") if isinstance(found, Mapping) else getattr(found, name, "")
+        found = found.get(name, "") if isinstance(found, dict) else getattr(found, name, "")
     return str(found)[:_TARGET] if path else ""
 
 

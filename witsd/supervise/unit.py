@@ -149,7 +149,7 @@ class Unit:
 
     async def settle(self) -> None:
         """Return once everything told so far has been handled: at once, unless its task has yet to begin."""
-        if not self._over.is_set():
+        if self._inbox and not self._over.is_set():
             await self._begun.wait()
 
     async def wait_change(self) -> None:
