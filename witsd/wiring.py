@@ -57,6 +57,7 @@ from witsd.services.tools.registry import Registry
 from witsd.services.tools.tools import Tools
 from witsd.supervise import definitions
 from witsd.supervise.containment import Containment, find
+from witsd.supervise.ears import open_ears
 from witsd.supervise.identity import boot_id
 from witsd.supervise.logs import Logs, LogSettings
 from witsd.supervise.process import become_supervisor, open_spawner
@@ -200,6 +201,7 @@ async def wired(
         )
         links = AgentLinks(limits)
         spawner = await enter(open_spawner())
+        ears = await enter(open_ears())
         models = await enter(open_models(settings.models, env=env, config_dir=paths.config_dir, clock=clock))
         access = await open_access(journal, clock, ids)
         containment = await finding.result()
@@ -211,6 +213,7 @@ async def wired(
             containment=containment,
             watch=Watch(journal, clock, settings.daemon.sample_s),
             spawner=spawner,
+            ears=ears,
             open_link=links.open,
             clock=clock,
             ids=ids,

@@ -47,6 +47,7 @@ async def surroundings(tmp_path: Path, spawner: Spawner) -> AsyncIterator[Surrou
             containment=containment,
             watch=nothing,
             spawner=spawner,
+            ears=nothing,
             open_link=nothing,
             clock=nothing,
             ids=nothing,
@@ -144,7 +145,7 @@ if os.getuid() == 0:
     os.setresuid(65534, 65534, 65534)
 try: os.kill(pid, 0)
 except PermissionError: print("not ours")
-print(Process(Identity(pid, 0, ""), None, None, None, os.pidfd_open(pid)).signal_group(signal.SIGCONT))
+print(Process(Identity(pid, 0, ""), (), os.pidfd_open(pid)).signal_group(signal.SIGCONT))
 """
 
 

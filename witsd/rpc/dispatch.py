@@ -1,14 +1,12 @@
 """From an envelope to its answer: who may call what, params into types, the call, errors onto the wire.
 
-One path for every transport. jsonrpcserver finds and runs the method and shapes the response; what it
+One path for every transport. jsonrpcserver runs the method and shapes the response; what it
 would get wrong here is kept from it: exceptions are mapped before it could put their text on the wire.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ import msgspec
 import trio
 from msgspec import Raw
 
+from witsd.rpc import jsonrpc
 from witsd.rpc.call import Call, Connection, Progress
 from witsd.rpc.codec import (
     ABSENT,
@@ -33,7 +32,7 @@ from witsd.rpc.codec import (
     params_decoder,
     response,
 )
-from witsd.rpc.jsonrpc import Error, Left, Request, Result, Success, dispatch_request, to_response
+from witsd.rpc.jsonrpc import Error, Left, Request, Result, Success, to_response
 from witsd.rpc.methods import Method, Notification
 from witsd.values.actor import Actor
 from witsd.values.errors import (
@@ -154,11 +153,9 @@ class Dispatcher:
             if meta is None
             else Call(actor=actor, connection=connection, progress=progress, answered=answered, meta=meta)
         )
-        done = to_response(
-            *await dispatch_request(
-                self._table, call, Request(envelope.method, [envelope.method, envelope.params], request_id)
-            )
-        )
+        # Not by its ``dispatch_request``, which works out the method's signature each time: all of them have one.
+        request = Request(envelope.method, [envelope.method, envelope.params], request_id)
+        done = to_response(request, await jsonrpc.call(request, call, self._table[envelope.method]))
         if isinstance(done, Left):
             failed = done._error
             return error_response(failed.id, failed.code, failed.message, failed.data)
@@ -214,7 +211,6 @@ class Dispatcher:
                     self._bug(call, method, rest)
                 raise cancelled from None
 
-        run.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
         return run
 
     async def _unknown(self, call: Call, name: str, raw: Raw) -> Result:
@@ -242,17 +238,6 @@ class Dispatcher:
             exc_info=bug,
         )
         return _as_result(InternalError("an internal error; the daemon's log has it", log_id=log_id))
-
-
-class _Signature(inspect.Signature):
-    """jsonrpcserver matches arguments to the signature on each call; ``handle`` always passes the three of ``run``."""
-
-    def bind(self, /, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
-        return _BOUND
-
-
-_SIGNATURE = _Signature()
-_BOUND = inspect.BoundArguments(_SIGNATURE, OrderedDict())
 
 
 class _Table(dict[str, Callable[..., Awaitable[Result]]]):

@@ -1,4 +1,4 @@
-"""What is used of jsonrpcserver: its dispatch of one request, its responses and its results.
+"""What is used of jsonrpcserver: its call of a method, its responses and its results.
 
 The package's ``__init__`` imports all of it, and with that ``jsonschema`` with every draft of JSON Schema,
 for a validator of whole messages that is not used here (``codec`` does that strictly and in a microsecond).
@@ -29,7 +29,7 @@ def _modules_alone(package: str) -> Iterator[None]:
 
 
 with _modules_alone("jsonrpcserver"):
-    from jsonrpcserver.async_dispatcher import dispatch_request
+    from jsonrpcserver.async_dispatcher import call
     from jsonrpcserver.dispatcher import to_response
     from jsonrpcserver.request import Request
     from jsonrpcserver.result import Error, Result, Success
@@ -37,4 +37,4 @@ with _modules_alone("jsonrpcserver"):
     # The type of a failed response; the package that jsonrpcserver takes it from carries no types.
     from oslash.either import Left  # type: ignore[import-untyped]
 
-__all__ = ["Error", "Left", "Request", "Result", "Success", "dispatch_request", "to_response"]
+__all__ = ["Error", "Left", "Request", "Result", "Success", "call", "to_response"]

@@ -10,19 +10,20 @@ import logging
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from contextlib import aclosing
-from pathlib import Path
 from typing import Protocol
 
 import attrs
 import trio
 
 from witsd.supervise import limits
+from witsd.supervise.ears import says_something
 from witsd.supervise.lifecycle import Broken, Exited, Input, Ready
 from witsd.supervise.limits import Held
 from witsd.supervise.link import AgentLink
 from witsd.supervise.output import Pace, copy
-from witsd.supervise.process import Process, SpawnError
+from witsd.supervise.process import Pipe, Process, SpawnError
 from witsd.supervise.readiness import LogPattern, NotifySocket, probe_http, probe_tcp
 from witsd.supervise.surroundings import Surroundings
 from witsd.supervise.threads import in_thread
@@ -95,6 +96,8 @@ class Living:
     #: It is to stop as soon as it is there: it was told so while it was being forked.
     _unwanted: bool = False
     _held: Held | None = None
+    #: Those of its pipes that nobody reads yet, with what begins it.
+    _silent: list[tuple[Pipe, Callable[[], None]]] = attrs.field(factory=list)
     #: Over once it has had its time to end by itself.
     _grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _pace: Pace = attrs.field(init=False)
@@ -133,7 +136,7 @@ class Living:
                     self.shared.watch.ended(self._held)
                 self.tree = None
                 self.keeper.set_health("unknown")
-                await _clear(self.shared.run_root / spec.name)
+                await _clear(f"{self.shared.run_root}/{spec.name}")
 
     async def _attend(self, tree: Tree, spec: AgentSpec) -> Exited:
         process, self.tree = tree.process, tree
@@ -143,33 +146,41 @@ class Living:
         )
         self.keeper.record(publish=False)  # its identity, before it can leave anything behind
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._copy, process.stderr, "stderr")
-            if spec.kind == "exec":
-                nursery.start_soon(self._copy, process.stdout, "stdout")
-                nursery.start_soon(self._await_ready, spec)
-                if tree.notify is not None:
-                    nursery.start_soon(self._hear, tree.notify)
-            else:
-                nursery.start_soon(self._talk, process)
-            if self._unwanted:
-                self.stop(nursery)
-            with self._grace:
-                await process.watch()
-            if process.exit is None:
-                log.warning("agent.killed agent=%s after_s=%g", spec.name, self.keeper.spec.stop.grace_s)
-                if not await tree.kill():
-                    self.keeper.warn(
-                        "stays",
-                        "cannot be ended: it runs as another user, whose processes witsd may not signal. End it "
-                        f"yourself (process {process.pid}), or have it stay the user that runs witsd",
-                    )
-            status = await process.watch()
-            reason = self.shared.watch.why(held, self.keeper.spec.limits, str(status), clean=status.clean)
-            self._pace.lift()
-            await tree.end_rest()
-            # What it wrote last is still in the pipes; somebody it passed them to may hold them open for ever.
-            nursery.cancel_scope.deadline = trio.current_time() + _DRAIN_S
+            try:
+                self._listen(process.pipes[2], "stderr", nursery)
+                if spec.kind != "exec":
+                    nursery.start_soon(self._talk, process)
+                else:
+                    self._listen(process.pipes[1], "stdout", nursery)
+                    nursery.start_soon(self._await_ready, spec)
+                    if tree.notify is not None:
+                        nursery.start_soon(self._hear, tree.notify)
+                if self._unwanted:
+                    self.stop(nursery)
+                with self._grace:
+                    await process.watch()
+                if process.exit is None:
+                    await self._insist(tree)
+                status = await process.watch()
+                reason = self.shared.watch.why(held, self.keeper.spec.limits, str(status), clean=status.clean)
+                self._pace.lift()
+                await tree.end_rest()
+            finally:
+                self._hear_out()
+            if nursery.child_tasks:
+                # What it wrote last is still in the pipes; somebody it passed them to may hold them open for ever.
+                nursery.cancel_scope.deadline = trio.current_time() + _DRAIN_S
         return Exited(reason, failure=not status.clean)
+
+    async def _insist(self, tree: Tree) -> None:
+        """It has had its time."""
+        log.warning("agent.killed agent=%s after_s=%g", self.keeper.spec.name, self.keeper.spec.stop.grace_s)
+        if not await tree.kill():
+            self.keeper.warn(
+                "stays",
+                "cannot be ended: it runs as another user, whose processes witsd may not signal. End it "
+                f"yourself (process {tree.process.pid}), or have it stay the user that runs witsd",
+            )
 
     def stop(self, nursery: trio.Nursery) -> None:
         """Ask, then insist: what ``[stop] grace_s`` bounds, from the first word to SIGKILL."""
@@ -322,6 +333,23 @@ class Living:
 
     # ---- what it writes -------------------------------------------------------------------------------
 
+    def _listen(self, pipe: Pipe, source: str, nursery: trio.Nursery) -> None:
+        """Keep what comes through a pipe: in a task of its own, from the first word on."""
+
+        def begin() -> None:
+            if says_something(pipe.fd):
+                nursery.start_soon(self._copy, pipe.stream, source)
+
+        self.shared.ears.wait(pipe.fd, begin)
+        self._silent.append((pipe, begin))
+
+    def _hear_out(self) -> None:
+        """Nothing more is waited for in pipes that were silent; what is in them now is kept as well."""
+        for pipe, begin in self._silent:
+            if self.shared.ears.forget(pipe.fd):
+                begin()
+        self._silent.clear()
+
     async def _copy(self, stream: trio.lowlevel.FdStream, source: str) -> None:
         """Keep every line of a pipe. A child that writes faster than that waits for its pipe."""
         sink = self.shared.logs.of(self.keeper.spec.name)
@@ -347,7 +375,7 @@ class Living:
         )
 
 
-async def _clear(folder: Path) -> None:
+async def _clear(folder: str) -> None:
     """An empty folder, as most are, stays for the next process: to remove it may wait for the disk."""
     try:
         with os.scandir(folder) as entries:

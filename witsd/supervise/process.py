@@ -157,13 +157,33 @@ def resolve(command: Sequence[str], cwd: Path, path: str) -> list[str]:
 
 
 @attrs.define(eq=False)
+class Pipe:
+    """Our end of one: a mere number until somebody reads or writes."""
+
+    fd: int
+    _stream: trio.lowlevel.FdStream | None = None
+
+    @property
+    def stream(self) -> trio.lowlevel.FdStream:
+        if self._stream is None:
+            self._stream = trio.lowlevel.FdStream(self.fd)
+        return self._stream
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        elif self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+@attrs.define(eq=False)
 class Process:
     """A running child: leader of its own session and process group."""
 
     identity: Identity
-    stdin: trio.lowlevel.FdStream
-    stdout: trio.lowlevel.FdStream
-    stderr: trio.lowlevel.FdStream
+    #: Its standard input, output and error.
+    pipes: tuple[Pipe, Pipe, Pipe]
     _pidfd: int
     #: Set, with ``exit``, once the leader is gone.
     exited: trio.Event = attrs.field(factory=trio.Event)
@@ -173,6 +193,18 @@ class Process:
     @property
     def pid(self) -> int:
         return self.identity.pid
+
+    @property
+    def stdin(self) -> trio.lowlevel.FdStream:
+        return self.pipes[0].stream
+
+    @property
+    def stdout(self) -> trio.lowlevel.FdStream:
+        return self.pipes[1].stream
+
+    @property
+    def stderr(self) -> trio.lowlevel.FdStream:
+        return self.pipes[2].stream
 
     async def watch(self) -> Exit:
         """Return when the leader has exited. It stays a zombie, and its pid ours, until ``reap``.
@@ -215,8 +247,8 @@ class Process:
         os.close(self._pidfd)
 
     def close_pipes(self) -> None:
-        for stream in (self.stdin, self.stdout, self.stderr):
-            stream.close()
+        for pipe in self.pipes:
+            pipe.close()
 
 
 @attrs.frozen(kw_only=True)
@@ -227,7 +259,7 @@ class Forked:
     start_time: int
     pidfd: int
     report: int
-    pipes: Sequence[int]
+    pipes: tuple[int, int, int]
 
     def undo(self) -> None:
         """End it and close its handles: nobody waits for it any more. Blocks."""
@@ -276,10 +308,10 @@ async def become(child: Forked, container: Container) -> Process:
         os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
         os.close(child.pidfd)
         raise SpawnError(failed)
-    stdin, stdout, stderr = map(trio.lowlevel.FdStream, child.pipes)
+    stdin, stdout, stderr = map(Pipe, child.pipes)
     identity = Identity(child.pid, child.start_time, boot_id())
     container.started(identity)
-    return Process(identity, stdin, stdout, stderr, child.pidfd)
+    return Process(identity, (stdin, stdout, stderr), child.pidfd)
 
 
 async def _failure(report: int) -> str:
@@ -302,7 +334,7 @@ def _fork(forker: Forker, start: Start) -> Forked:
             for end, handle in zip(ends, os.pipe2(os.O_CLOEXEC), strict=True):
                 end.append(handle)
         pid, report = forker.fork(start, theirs)
-        pipes = tuple(ours)
+        stdin, stdout, stderr = ours
         ours.append(report)
         try:
             pidfd = os.pidfd_open(pid)
@@ -317,7 +349,7 @@ def _fork(forker: Forker, start: Start) -> Forked:
     finally:
         for handle in theirs:
             os.close(handle)
-    return Forked(pid=pid, start_time=start_time(pid) or 0, pidfd=pidfd, report=report, pipes=pipes)
+    return Forked(pid=pid, start_time=start_time(pid) or 0, pidfd=pidfd, report=report, pipes=(stdin, stdout, stderr))
 
 
 def adopted() -> list[int]:

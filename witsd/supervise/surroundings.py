@@ -11,6 +11,7 @@ import attrs
 
 from witsd.journal.journal import Journal
 from witsd.supervise.containment import Containment
+from witsd.supervise.ears import Ears
 from witsd.supervise.link import OpenLink
 from witsd.supervise.logs import Logs
 from witsd.supervise.process import Spawner
@@ -37,6 +38,7 @@ class Surroundings:
     containment: Containment
     watch: Watch
     spawner: Spawner
+    ears: Ears
     open_link: OpenLink
     clock: Clock
     ids: Ids

@@ -88,11 +88,12 @@ async def open_tree(
         try:
             yield tree
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s + END_S):
-                if tree.process.exit is None:
-                    await tree.end_all(grace_s)
-                elif not tree.over:
-                    await tree.end_rest()
+            if not tree.over:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s + END_S):
+                    if tree.process.exit is None:
+                        await tree.end_all(grace_s)
+                    else:
+                        await tree.end_rest()
             tree.process.close_pipes()
             tree.process.reap()
 
