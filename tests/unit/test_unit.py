@@ -30,6 +30,7 @@ async def test_what_is_told_before_its_task_has_begun_is_waited_for() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(settle)
         await trio.testing.wait_all_tasks_blocked()
         assert done == []
