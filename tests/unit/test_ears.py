@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import trio
 import trio.testing
 
-from witsd.supervise.ears import open_ears, says_something
+from witsd.supervise.ears import not_silent, open_ears
 
 TIMEOUT_S = 60
 
@@ -29,23 +30,27 @@ def pipes(count: int) -> Iterator[list[tuple[int, int]]]:
                     pass  # the test has
 
 
-async def test_one_is_called_about_once_when_it_can_be_read_and_when_it_is_closed() -> None:
+async def test_one_is_called_about_once_when_it_can_be_read_and_not_when_it_is_closed() -> None:
     called: list[str] = []
-    with trio.fail_after(TIMEOUT_S), pipes(3) as ((one, into_one), (other, into_other), (silent, _)):
+    with trio.fail_after(TIMEOUT_S), pipes(4) as made:
+        (one, into_one), (last, into_last), (closed, into_closed), (silent, _) = made
         async with open_ears() as ears:
-            ears.wait(one, lambda: called.append("one"))
-            ears.wait(other, lambda: called.append("other"))
-            ears.wait(silent, lambda: called.append("silent"))
+            for name, pipe in {"one": one, "last": last, "closed": closed, "silent": silent}.items():
+                ears.wait(pipe, partial(called.append, name))
             await trio.testing.wait_all_tasks_blocked()
             assert called == []
+            os.close(into_closed)
             os.write(into_one, b"x")
             while called != ["one"]:
                 await trio.lowlevel.checkpoint()
             os.write(into_one, b"y")
-            os.close(into_other)
-            while called != ["one", "other"]:
+            os.write(into_last, b"word")
+            os.close(into_last)
+            while called != ["one", "last"]:
                 await trio.lowlevel.checkpoint()
-            assert [ears.forget(pipe) for pipe in (one, other, silent)] == [False, False, True]
+            await trio.testing.wait_all_tasks_blocked()
+            assert called == ["one", "last"]
+            assert [ears.forget(pipe) for pipe in (one, last, closed, silent)] == [False, False, False, True]
 
 
 async def test_who_is_forgotten_in_the_same_moment_is_not_called_about() -> None:
@@ -67,11 +72,27 @@ async def test_who_is_forgotten_in_the_same_moment_is_not_called_about() -> None
     assert len(called) == 1
 
 
-def test_a_pipe_that_is_closed_says_something_until_it_is_read() -> None:
-    with pipes(1) as ((pipe, into),):
-        assert says_something(pipe), "whoever has the other end may yet"
+def test_a_pipe_that_is_closed_is_not_silent_until_it_is_read() -> None:
+    with pipes(2) as ((pipe, into), (other, _)):
+        assert not_silent([pipe, other]) == {pipe, other}, "whoever has the other end may yet write"
         os.write(into, b"x")
         os.close(into)
-        assert says_something(pipe)
+        assert not_silent([pipe]) == {pipe}
         os.read(pipe, 1)
-        assert not says_something(pipe)
+        assert not_silent([pipe, other]) == {other}
+
+
+async def test_one_that_was_forgotten_and_closed_does_not_keep_the_next_of_that_number_from_being_heard() -> None:
+    called: list[str] = []
+    with trio.fail_after(TIMEOUT_S):
+        async with open_ears() as ears:
+            with pipes(1) as ((pipe, _),):
+                ears.wait(pipe, lambda: called.append("before"))
+                assert ears.forget(pipe)
+            with pipes(1) as ((again, into),):
+                assert again == pipe
+                ears.wait(again, lambda: called.append("after"))
+                os.write(into, b"x")
+                while not called:
+                    await trio.lowlevel.checkpoint()
+    assert called == ["after"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import select
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 import trio
@@ -25,8 +25,9 @@ class Ears:
     _calls: dict[int, Callable[[], None]] = attrs.field(factory=dict)
 
     def wait(self, pipe: int, call: Callable[[], None]) -> None:
-        """Call once, soon after it can be read or its other end is closed; ``forget`` it before it is closed.
+        """Call once there is something to be read; never, where the other end is closed without a word.
 
+        To be forgotten before it is closed.
         Raises ``OSError`` where the kernel watches no more.
         """
         self._epoll.register(pipe, select.EPOLLIN)
@@ -34,26 +35,25 @@ class Ears:
 
     def forget(self, pipe: int) -> bool:
         """Do not call. False when that has been done already, or was not asked for."""
-        if self._calls.pop(pipe, None) is None:
-            return False
-        self._epoll.unregister(pipe)
-        return True
+        # The kernel forgets it when it is closed, or we do when it is told of: either costs less than asking now.
+        return self._calls.pop(pipe, None) is not None
 
     async def run(self) -> None:
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
-            for pipe, _ in self._epoll.poll(0):
-                call = self._calls.get(pipe)
-                if call is not None:  # else forgotten by one that was called before
-                    self.forget(pipe)
+            for pipe, events in self._epoll.poll(0):
+                with suppress(OSError):  # closed meanwhile
+                    self._epoll.unregister(pipe)
+                if (call := self._calls.pop(pipe, None)) is not None and events != select.EPOLLHUP:
                     call()
 
 
-def says_something(pipe: int) -> bool:
-    """Whether there is something to read or ever may be; False once all is read and no other end is open."""
+def not_silent(pipes: Collection[int]) -> set[int]:
+    """Those that have something to be read or ever may; the others are read to their end, and no other end is open."""
     look = select.poll()
-    look.register(pipe, select.POLLIN)
-    return look.poll(0) != [(pipe, select.POLLHUP)]
+    for pipe in pipes:
+        look.register(pipe, select.POLLIN)
+    return {*pipes} - {pipe for pipe, events in look.poll(0) if events == select.POLLHUP}
 
 
 @asynccontextmanager

@@ -7,18 +7,17 @@ for the agent is for its unit to say, which is told by ``Keeper.tell``.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import signal
 from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
 import attrs
 import trio
 
 from witsd.supervise import limits
-from witsd.supervise.ears import says_something
+from witsd.supervise.ears import not_silent
 from witsd.supervise.lifecycle import Broken, Exited, Input, Ready
 from witsd.supervise.limits import Held
 from witsd.supervise.link import AgentLink
@@ -26,8 +25,7 @@ from witsd.supervise.output import Pace, copy
 from witsd.supervise.process import Pipe, Process, SpawnError
 from witsd.supervise.readiness import LogPattern, NotifySocket, probe_http, probe_tcp
 from witsd.supervise.surroundings import Surroundings
-from witsd.supervise.threads import in_thread
-from witsd.supervise.tree import Tree, open_tree
+from witsd.supervise.tree import Tree, clear, open_tree
 from witsd.values.actor import Actor
 from witsd.values.errors import WitsdError
 from witsd.values.ids import SessionId
@@ -48,8 +46,6 @@ log = logging.getLogger("witsd.supervise")
 
 #: Once the leader is gone: how long its pipes may go on before they are closed, in seconds.
 _DRAIN_S = 1.0
-#: How long the removal of what it leaves in its folder is waited for, in seconds.
-_CLEAR_S = 30.0
 
 
 class Keeper(Protocol):
@@ -96,8 +92,8 @@ class Living:
     #: It is to stop as soon as it is there: it was told so while it was being forked.
     _unwanted: bool = False
     _held: Held | None = None
-    #: Those of its pipes that nobody reads yet, with what begins it.
-    _silent: list[tuple[Pipe, Callable[[], None]]] = attrs.field(factory=list)
+    #: What begins to read those of its pipes that were silent at first.
+    _silent: dict[int, Callable[[], None]] = attrs.field(factory=dict)
     #: Over once it has had its time to end by itself.
     _grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _pace: Pace = attrs.field(init=False)
@@ -136,7 +132,7 @@ class Living:
                     self.shared.watch.ended(self._held)
                 self.tree = None
                 self.keeper.set_health("unknown")
-                await _clear(f"{self.shared.run_root}/{spec.name}")
+                await clear(self.shared.run_root / spec.name)
 
     async def _attend(self, tree: Tree, spec: AgentSpec) -> Exited:
         process, self.tree = tree.process, tree
@@ -336,24 +332,19 @@ class Living:
     def _listen(self, pipe: Pipe, source: str, nursery: trio.Nursery) -> None:
         """Keep what comes through a pipe: in a task of its own, from the first word on."""
 
-        def begin() -> None:
-            if says_something(pipe.fd):
-                nursery.start_soon(self._copy, pipe.stream, source)
-
+        self._silent[pipe.fd] = begin = partial(nursery.start_soon, self._copy, pipe, source)
         self.shared.ears.wait(pipe.fd, begin)
-        self._silent.append((pipe, begin))
 
     def _hear_out(self) -> None:
         """Nothing more is waited for in pipes that were silent; what is in them now is kept as well."""
-        for pipe, begin in self._silent:
-            if self.shared.ears.forget(pipe.fd):
-                begin()
-        self._silent.clear()
+        silent = {pipe: begin for pipe, begin in self._silent.items() if self.shared.ears.forget(pipe)}
+        for pipe in not_silent(silent.keys()):
+            silent[pipe]()
 
-    async def _copy(self, stream: trio.lowlevel.FdStream, source: str) -> None:
+    async def _copy(self, pipe: Pipe, source: str) -> None:
         """Keep every line of a pipe. A child that writes faster than that waits for its pipe."""
         sink = self.shared.logs.of(self.keeper.spec.name)
-        await copy(stream, sink, source, pace=self._pace, heard=self._heard, kept=self._kept)
+        await copy(pipe.stream, sink, source, pace=self._pace, heard=self._heard, kept=self._kept)
 
     def _slowed(self, rate: float) -> None:
         self.shared.watch.breaches.tell(self.keeper.spec.name, limits.output(self.keeper.spec.limits, rate))
@@ -373,15 +364,3 @@ class Living:
             "writes lines to stdout that are not JSON-RPC; they are kept in its log. Print to stderr instead",
             len(lines),
         )
-
-
-async def _clear(folder: str) -> None:
-    """An empty folder, as most are, stays for the next process: to remove it may wait for the disk."""
-    try:
-        with os.scandir(folder) as entries:
-            if next(entries, None) is None:
-                return
-    except OSError:
-        return
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAR_S):
-        await in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -363,10 +363,25 @@ def adopted() -> list[int]:
 
 async def reap_adopted() -> None:
     """Collect the exit status of orphans for ever, and of nobody else's children."""
-    with trio.open_signal_receiver(signal.SIGCHLD) as signals:
-        async for _ in signals:
+    token, due = trio.lowlevel.current_trio_token(), trio.Event()
+    told = False
+
+    def tell(number: int, frame: object) -> None:
+        # Once for all that end in a moment: trio's own receiver wakes the loop for each, also for those of others.
+        nonlocal told
+        if not told:
+            told = True
+            token.run_sync_soon(due.set)
+
+    before = signal.signal(signal.SIGCHLD, tell)
+    try:
+        while True:
+            await due.wait()
+            due, told = trio.Event(), False
             for pid in adopted():
                 try:
                     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - WNOHANG
                 except ChildProcessError:
                     pass  # reaped between listing and asking
+    finally:
+        signal.signal(signal.SIGCHLD, before)

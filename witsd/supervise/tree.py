@@ -6,6 +6,8 @@ The one way a process comes to be, for agents that stay and for those that get o
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -26,6 +28,8 @@ log = logging.getLogger("witsd.supervise")
 
 #: How long a tree may take to be gone once it is killed, in seconds.
 END_S = 5.0
+#: How long the removal of what it leaves in its folder is waited for, in seconds.
+_CLEAR_S = 30.0
 
 
 @attrs.define(eq=False)
@@ -160,9 +164,35 @@ async def _fork(
 
 def _prepare(spec: AgentSpec, shared: Surroundings, run_dir: Path) -> Container:
     try:
-        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make(run_dir)
         return shared.containment.create(spec.name, ceilings(spec.limits))
     except OSError as error:
         raise SpawnError(f"its folder cannot be made: {error}") from error
     except ContainerError as error:
         raise SpawnError(str(error)) from error
+
+
+def _make(run_dir: Path) -> None:
+    try:
+        run_dir.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        return
+    os.utime(run_dir, ns=(0, 0))
+
+
+async def clear(folder: Path) -> None:
+    """Remove a folder with what a process has left in it.
+
+    An empty one, as most are, stays for the next process: to remove it may wait for the disk. One whose time is still
+    what ``_make`` has set never had anything in it.
+    """
+    try:
+        if os.stat(folder).st_mtime_ns == 0:
+            return
+        with os.scandir(folder) as entries:
+            if next(entries, None) is None:
+                return
+    except OSError:
+        return
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEAR_S):
+        await in_thread(lambda: shutil.rmtree(folder, ignore_errors=True))

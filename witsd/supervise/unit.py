@@ -56,6 +56,7 @@ _UPSERT = (
     "health = excluded.health, reason = excluded.reason, since_us = excluded.since_us, restarts = excluded.restarts, "
     "pid = excluded.pid, start_time = excluded.start_time, boot_id = excluded.boot_id, history = excluded.history"
 )
+_OF_A_TURN = (Cleared, Blocked)
 #: What holds an agent's tree, as the wire has it.
 _MECHANISMS: dict[Mechanism, AgentContainer] = {
     "cgroup v2": "cgroup-v2",
@@ -273,7 +274,7 @@ class Unit:
         self._set_timer()
 
     def _handle(self, event: Input, nursery: trio.Nursery) -> None:
-        if isinstance(event, Cleared | Blocked) and event.turn != self._turn:
+        if isinstance(event, _OF_A_TURN) and event.turn != self._turn:
             return
         if self.spec.kind == "external" and isinstance(event, Restarted):
             self._following.cancel()  # its definition names another process
@@ -366,10 +367,12 @@ class Unit:
 
     def record(self, *, publish: bool) -> None:
         """Write the row that a restarted daemon reads, with the event if there is something to tell."""
-        life, identity = self.life, self.process.identity if self.process else self.sighted
-        now, wall = self.shared.clock.monotonic(), self.shared.clock.wall_us()
-        # Monotonic times mean nothing to the next daemon: exits are kept in wall time.
-        history = [wall - int((now - t) * 1e6) for t in life.exits]
+        life, process, history = self.life, self.process, b"[]"
+        identity = process.identity if process else self.sighted
+        if life.exits:
+            now, wall = self.shared.clock.monotonic(), self.shared.clock.wall_us()
+            # Monotonic times mean nothing to the next daemon: exits are kept in wall time.
+            history = _encode([wall - int((now - t) * 1e6) for t in life.exits])
         row = (
             self.spec.name,
             self._spec_json(),
@@ -381,8 +384,11 @@ class Unit:
             identity.pid if identity else None,
             identity.start_time if identity else None,
             identity.boot_id if identity else None,
-            _encode(history),
+            history,
         )
+        if not publish:
+            self.shared.journal.append_nowait(statements=((_UPSERT, row),))
+            return
         data = AgentStateData(
             name=self.spec.name,
             state=life.state,
@@ -390,8 +396,8 @@ class Unit:
             pid=self._pid(),
             reason=life.reason or UNSET,
         )
-        entries = (entry(f"agent:{self.name}", "agent.state", data),) if publish else ()
-        self.shared.journal.append_nowait(*entries, statements=((_UPSERT, row),))
+        event = entry(f"agent:{self.name}", "agent.state", data)
+        self.shared.journal.append_nowait(event, statements=((_UPSERT, row),))
 
     def _spec_json(self) -> bytes:
         """The definition as it is stored: written with each change of state, and encoded once."""
