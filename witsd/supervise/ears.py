@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import select
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import attrs
 import trio
@@ -30,20 +30,18 @@ class Ears:
         To be forgotten before it is closed.
         Raises ``OSError`` where the kernel watches no more.
         """
-        self._epoll.register(pipe, select.EPOLLIN)
+        self._epoll.register(pipe, select.EPOLLIN | select.EPOLLONESHOT)
         self._calls[pipe] = call
 
     def forget(self, pipe: int) -> bool:
         """Do not call. False when that has been done already, or was not asked for."""
-        # The kernel forgets it when it is closed, or we do when it is told of: either costs less than asking now.
+        # The kernel tells of it once at most, and forgets it when it is closed: that costs less than asking it now.
         return self._calls.pop(pipe, None) is not None
 
     async def run(self) -> None:
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             for pipe, events in self._epoll.poll(0):
-                with suppress(OSError):  # closed meanwhile
-                    self._epoll.unregister(pipe)
                 if (call := self._calls.pop(pipe, None)) is not None and events != select.EPOLLHUP:
                     call()
 

@@ -137,6 +137,7 @@ class Watch:
         try:
             while True:
                 await trio.sleep(min(pause, self.interval_s or 1.0))
+                self._sampler.let_go()
                 about = {agent.spec.name: agent for agent in watched()}
                 for held in self._held.values():
                     if (agent := about.get(held.name)) is not None:
