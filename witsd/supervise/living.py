@@ -148,7 +148,10 @@ class Living:
                     nursery.start_soon(self._talk, process)
                 else:
                     self._listen(process.pipes[1], "stdout", nursery)
-                    nursery.start_soon(self._await_ready, spec)
+                    if spec.ready.when == "started" and not spec.ready.after_s and not spec.health.watchdog_s:
+                        self.keeper.tell(Ready())  # as most: there is nothing to wait for
+                    else:
+                        nursery.start_soon(self._await_ready, spec)
                     if tree.notify is not None:
                         nursery.start_soon(self._hear, tree.notify)
                 if self._unwanted:
