@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +26,7 @@ from witsd.values.errors import LimitExceeded
 log = logging.getLogger("witsd.journal")
 T = TypeVar("T")
 Statement = tuple[str, Sequence[Any]]
+Later = dict[Callable[["Tx", Sequence[Any]], None], dict[Hashable, None]]
 
 #: Events in one transaction: enough to pay for the fsync, few enough to keep latency at milliseconds.
 MAX_BATCH = 2000
@@ -45,10 +46,11 @@ _TOTAL = "UPDATE journal SET last_pos = ?, events = events + ?, bytes = bytes + 
 class Tx:
     """A write transaction in progress, for ``Journal.write``; lives on the writer's thread."""
 
-    __slots__ = ("_db", "entries", "now_us")
+    __slots__ = ("_db", "_later", "entries", "now_us")
 
-    def __init__(self, db: apsw.Connection, now_us: int) -> None:
+    def __init__(self, db: apsw.Connection, now_us: int, later: Later | None = None) -> None:
         self._db = db
+        self._later: Later = {} if later is None else later
         self.now_us = now_us
         self.entries: list[Entry] = []
 
@@ -60,6 +62,19 @@ class Tx:
         """Insert one row and return its rowid. ``RETURNING`` would make FTS5 write out what it has gathered."""
         self._db.execute(sql, params)
         return self._db.last_insert_rowid()
+
+    def later(self, work: Callable[[Tx, Sequence[Any]], None], key: Hashable) -> None:
+        """Have ``work`` run once, with all such keys of the batch, before that is committed.
+
+        For what costs less done for many tickets together. A key may be of a ticket that was undone: ``work`` looks.
+        """
+        self._later.setdefault(work, {})[key] = None
+
+    def catch_up(self) -> None:
+        """Run now what was to run later, because what follows reads what that writes."""
+        while self._later:
+            work, keys = self._later.popitem()
+            work(self, list(keys))
 
     def emit(self, *entries: Entry) -> None:
         """Append these events in the same transaction, after what was appended before."""
@@ -330,6 +345,7 @@ class _Pending:
         self.events: list[Event] = []
         self.statements: list[Statement] = []
         self._rows: list[tuple[Any, ...]] = []
+        self._later: Later = {}
         self._touched: dict[str, list[int]] = {}
         self._sealed: list[str] = []
         self._count = 0
@@ -372,7 +388,7 @@ class _Pending:
         self.flush()
         assert ticket.work is not None
         ticket._error = None  # of an earlier try, in a batch that was rolled back
-        tx = Tx(self._db, self._now_us)
+        tx = Tx(self._db, self._now_us, self._later)
         before = self._db.total_changes()
         if self._savepoints:
             self._db.execute("SAVEPOINT ticket")
@@ -392,6 +408,14 @@ class _Pending:
             self._db.execute("RELEASE ticket")
         ticket.events = self.add(tx.entries)
 
+    def _catch_up(self) -> None:
+        try:
+            Tx(self._db, self._now_us, self._later).catch_up()
+        except MEDIUM_ERRORS:
+            raise
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error  # one of STATEMENT_ERRORS
+
     def flush(self) -> None:
         if self._rows:
             self._db.executemany(_INSERT, self._rows)
@@ -410,6 +434,7 @@ class _Pending:
 
     def finish(self) -> None:
         self.flush()
+        self._catch_up()
         self._db.executemany(_COUNT, [(c[1], c[0]) for c in self._touched.values()])
         if self._sealed:
             self._db.executemany(

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from itertools import count
+from itertools import count, islice
 
 from tests.bench.memory_data import Invention
 
@@ -21,14 +21,15 @@ _LINES = 3000
 _CONNECTIONS = 4
 
 
-def request(method: str, params: dict[str, object]) -> bytes:
-    return json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n"
+def request(number: int, method: str, params: dict[str, object]) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n"
 
 
 def adding(seed: int) -> list[bytes]:
     invention = Invention(NAMESPACES, 1000, seed)
     return [
         request(
+            number,
             "memory/add",
             {
                 "namespace": f"agent:a{memory.namespace}",
@@ -39,7 +40,7 @@ def adding(seed: int) -> list[bytes]:
                 "vector": [round(value / 127, 4) for value in memoryview(memory.vector).cast("b")],
             },
         )
-        for memory, _ in zip(invention.memories(), range(_LINES), strict=False)
+        for number, memory in enumerate(islice(invention.memories(), _LINES))
     ]
 
 
@@ -47,9 +48,11 @@ def searching(seed: int) -> list[bytes]:
     invention = Invention(NAMESPACES, 1000, seed)
     return [
         request(
-            "memory/search", {"namespace": f"agent:a{q.namespace}", "query": q.text, "vector": [*q.vector], "limit": 10}
+            number,
+            "memory/search",
+            {"namespace": f"agent:a{q.namespace}", "query": q.text, "vector": [*q.vector], "limit": 10},
         )
-        for q in invention.questions(_LINES // 10)
+        for number, q in enumerate(invention.questions(_LINES // 10))
     ]
 
 

@@ -59,6 +59,7 @@ def _settle_it(tx: Tx, row: records.Row, ids: Ids) -> None:
 def _settle(tx: Tx, row: records.Row, stated: Statement) -> None:
     words = " AND ".join(f"({_either(word)})" for word in stated.about.split())
     expression = f"ns : {_space(tx, row)} AND own : ({words})"
+    tx.catch_up()  # with the text index
     found = tx.execute(
         "SELECT m.id FROM memory_fts f JOIN memories m ON m.id = f.rowid "
         "WHERE memory_fts MATCH ? AND m.id <> ? AND m.part_of IS NULL AND m.superseded_by IS NULL "

@@ -1,9 +1,11 @@
-"""The text index: a record's words and those around it, written in the transaction of the record."""
+"""The text index: a record's words and those around it, written in the transaction of the record, at its end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import attrs
 
 from witsd.journal.journal import Tx
 from witsd.services.memory.words import NEIGHBOURS, indexed
@@ -21,29 +23,14 @@ def word_of(namespace_id: int) -> str:
     return f"n{namespace_id}"
 
 
-def put(tx: Tx, rowid: int, *, newest: bool = False) -> None:
-    """Index a record that is in the table already, and tell its neighbours before it.
+def put(tx: Tx, rowid: int) -> None:
+    """Index a record that is in the table already, and tell its neighbours, before the batch is committed."""
+    tx.later(_write, (rowid, True))
 
-    ``newest``: it has only just come, so that nothing stands after it.
-    """
-    values = tx.execute(
-        "SELECT namespace_id, text, heading, speaker, time_us, session_id, part_of, place FROM memories WHERE id = ?",
-        (rowid,),
-    )
-    namespace_id, text, heading, speaker, time_us, session_id, part_of, place = values[0]
-    before = _beside(tx, rowid, namespace_id, session_id, part_of, place, after=False, limit=2 * NEIGHBOURS)
-    after = [] if newest else _beside(tx, rowid, namespace_id, session_id, part_of, place, after=True, limit=NEIGHBOURS)
-    own = f"{heading}\n{text}" if heading else text
-    words = indexed(
-        own,
-        speaker=speaker,
-        time_us=time_us,
-        before=[t for _, t in before[-NEIGHBOURS:]],
-        after=[t for _, t in after],
-    )
-    tx.execute(_INSERT, (rowid, word_of(namespace_id), words.text, words.around))
-    here = [*before, (rowid, text[:_NEIGHBOUR_CHARS]), *after]
-    _retell(tx, here, range(max(0, len(before) - NEIGHBOURS), len(before)))
+
+def refresh(tx: Tx, rowid: int) -> None:
+    """Write anew what stands around a record whose neighbours have changed."""
+    tx.later(_write, (rowid, False))
 
 
 def remove(tx: Tx, rowid: int) -> None:
@@ -53,56 +40,127 @@ def remove(tx: Tx, rowid: int) -> None:
 
 def neighbours(tx: Tx, rowid: int) -> list[int]:
     """The records whose words around them include this one's, by id."""
-    values = tx.execute("SELECT namespace_id, session_id, part_of, place FROM memories WHERE id = ?", (rowid,))
-    if not values:
-        return []
     found = []
-    for after in (False, True):
-        found += [i for i, _ in _beside(tx, rowid, *values[0], after=after, limit=NEIGHBOURS)]
+    for place in _places(tx, (rowid,)):
+        before = _beside(tx, place, after=False, limit=NEIGHBOURS)
+        after = _beside(tx, place, after=True, limit=NEIGHBOURS + 1)
+        found += [other for other, _ in (*before, *after) if other != rowid]
     return found
 
 
-def refresh(tx: Tx, rowid: int) -> None:
-    """Write anew what stands around a record whose neighbours have changed."""
-    values = tx.execute("SELECT namespace_id, session_id, part_of, place FROM memories WHERE id = ?", (rowid,))
-    if not values:
-        return
-    before = _beside(tx, rowid, *values[0], after=False, limit=NEIGHBOURS)
-    after = _beside(tx, rowid, *values[0], after=True, limit=NEIGHBOURS)
-    _retell(tx, [*before, (rowid, ""), *after], range(len(before), len(before) + 1))
+# ---- at the end of a batch -------------------------------------------------------------------------------
 
 
-def _retell(tx: Tx, here: Sequence[tuple[int, str]], places: range) -> None:
+def _write(tx: Tx, keys: Sequence[tuple[int, bool]]) -> None:
+    """Index these records, of which those marked True are not in the index yet, and tell the neighbours of those.
+
+    In the order of their numbers: FTS5 writes out what it has gathered whenever a smaller one comes.
+    """
+    new = {rowid for rowid, is_new in keys if is_new}
+    places = _places(tx, {rowid for rowid, _ in keys})
+    around: dict[int, _Around] = {}
+    rows: dict[tuple[Any, ...], list[_Place]] = {}
     for place in places:
-        before = [text for _, text in here[max(0, place - NEIGHBOURS) : place]]
-        after = [text for _, text in here[place + 1 : place + 1 + NEIGHBOURS]]
-        tx.execute(_AROUND, (indexed("", before=before, after=after).around, here[place][0]))
+        if place.row is None:
+            around[place.rowid] = _Around()
+        elif place.rowid in new:
+            rows.setdefault(place.row, []).append(place)
+    for neighbours_of in rows.values():
+        _look_around(tx, neighbours_of, around)
+    for place in places:
+        if place.rowid not in around:
+            _look_around(tx, [place], around, only=place.rowid)
+    texts = _texts(tx, new)
+    for rowid in sorted(around):
+        near = around[rowid]
+        if rowid in texts:
+            namespace_id, own, speaker, time_us = texts[rowid]
+            words = indexed(own, speaker=speaker, time_us=time_us, before=near.before, after=near.after)
+            tx.execute(_INSERT, (rowid, word_of(namespace_id), words.text, words.around))
+        else:
+            tx.execute(_AROUND, (indexed("", before=near.before, after=near.after).around, rowid))
 
 
-def _beside(
-    tx: Tx,
-    rowid: int,
-    namespace_id: int,
-    session_id: str | None,
-    part_of: int | None,
-    place: int | None,
-    *,
-    after: bool,
-    limit: int,
-) -> list[tuple[int, str]]:
-    """What is next to a record, in its order: passages of one text, or turns of one session in one namespace."""
-    compare, order = (">", "ASC") if after else ("<", "DESC")
-    values: tuple[Any, ...]
-    if part_of is not None:
+@attrs.frozen
+class _Place:
+    """Where a record stands: ``row`` is what its neighbours have in common with it (None: it has none), ``at`` its
+    place among them."""
+
+    rowid: int
+    row: tuple[Any, ...] | None
+    at: int
+
+
+@attrs.frozen
+class _Around:
+    before: Sequence[str] = ()
+    after: Sequence[str] = ()
+
+
+def _places(tx: Tx, rowids: Iterable[int]) -> list[_Place]:
+    """Of those that are there and indexed, in their order."""
+    found = tx.execute(
+        "SELECT id, namespace_id, session_id, part_of, place FROM memories "
+        "WHERE id IN (SELECT value FROM json_each(?)) AND indexed = 1 ORDER BY id",
+        (str(list(rowids)),),
+    )
+    places = []
+    for rowid, namespace_id, session_id, part_of, place in found:
+        if part_of is not None:
+            places.append(_Place(rowid, (part_of,), place))
+        else:
+            places.append(_Place(rowid, None if session_id is None else (session_id, namespace_id), rowid))
+    return places
+
+
+def _texts(tx: Tx, rowids: Iterable[int]) -> dict[int, tuple[int, str, str, int]]:
+    """rowid -> (namespace, what it says, speaker, time)."""
+    found = tx.execute(
+        "SELECT id, namespace_id, text, heading, speaker, time_us FROM memories "
+        "WHERE id IN (SELECT value FROM json_each(?)) AND indexed = 1",
+        (str(list(rowids)),),
+    )
+    return {
+        rowid: (namespace_id, f"{heading}\n{text}" if heading else text, speaker, time_us)
+        for rowid, namespace_id, text, heading, speaker, time_us in found
+    }
+
+
+def _look_around(tx: Tx, places: Sequence[_Place], around: dict[int, _Around], only: int | None = None) -> None:
+    """Fill ``around`` for these places of one row, in their order, and for their neighbours (or for ``only``)."""
+    left = list(places)
+    while left:
+        before = _beside(tx, left[0], after=False, limit=2 * NEIGHBOURS)
+        most = len(left) + 2 * NEIGHBOURS
+        following = _beside(tx, left[0], after=True, limit=most)
+        # Whoever is near the end of what was read may have more beside it: that one is looked at by itself.
+        whole = following if len(following) < most else following[: -2 * NEIGHBOURS]
+        seen = {rowid for rowid, _ in whole}
+        here = [*before, *following]
+        wanted = {place.rowid for place in left if place.rowid in seen}
+        for centre, (rowid, _) in enumerate(here):
+            if rowid in wanted:
+                for n in range(max(0, centre - NEIGHBOURS), min(len(here), centre + NEIGHBOURS + 1)):
+                    if only is None or here[n][0] == only:
+                        around[here[n][0]] = _Around(
+                            [text for _, text in here[max(0, n - NEIGHBOURS) : n]],
+                            [text for _, text in here[n + 1 : n + 1 + NEIGHBOURS]],
+                        )
+        left = [place for place in left if place.rowid not in seen]
+
+
+def _beside(tx: Tx, place: _Place, *, after: bool, limit: int) -> list[tuple[int, str]]:
+    """What stands before a place, or from it on, in its order: passages of one text, or turns of one session in one
+    namespace."""
+    if place.row is None:
+        return []
+    compare, order = (">=", "ASC") if after else ("<", "DESC")
+    if len(place.row) == 1:
         sql = f"SELECT id, {_OWN} FROM memories WHERE part_of = ? AND place {compare} ? ORDER BY place {order} LIMIT ?"
-        values = (part_of, place, limit)
-    elif session_id is not None:
+    else:
         sql = (
             f"SELECT id, {_OWN} FROM memories WHERE session_id = ? AND namespace_id = ? AND id {compare} ? "
             f"AND indexed = 1 AND part_of IS NULL ORDER BY id {order} LIMIT ?"
         )
-        values = (session_id, namespace_id, rowid, limit)
-    else:
-        return []
-    found = [(int(i), str(t)) for i, t in tx.execute(sql, values)]
+    found = [(int(i), str(t)) for i, t in tx.execute(sql, (*place.row, place.at, limit))]
     return found if after else found[::-1]

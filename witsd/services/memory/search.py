@@ -231,5 +231,5 @@ def _of_these(stems: set[str], text: str) -> dict[str, str]:
     """Each word of a text whose stem is one of these, and its stem."""
     if not stems:
         return {}
-    found = ((word, stem(word)) for word in dict.fromkeys(pieces(text)))
-    return {word: its for word, its in found if its in stems}
+    words = dict.fromkeys(pieces(text))
+    return {word: its for word, its in zip(words, map(stem, words), strict=True) if its in stems}

@@ -71,7 +71,7 @@ def add(tx: Tx, new: New) -> tuple[int, wire.MemoryAdded]:
     if long:
         _cut(tx, rowid, new, space)
     else:
-        index.put(tx, rowid, newest=True)
+        index.put(tx, rowid)
         if new.vector is not None:
             give_vector(tx, rowid, space, new.vector)
     _count(tx, space, 1, len(new.text.encode("utf-8", "surrogatepass")))

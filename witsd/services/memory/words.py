@@ -81,10 +81,12 @@ def pieces(text: str) -> Iterator[str]:
     without spaces (a single one for a run of one).
     """
     if text.isascii():
-        for word in _ASCII_WORD.findall(text.lower()):
-            yield BASE_FORMS.get(word, word)
-        return
-    text = _SYMBOL.sub(_name, text)
+        words = _ASCII_WORD.findall(text.lower())
+        return map(BASE_FORMS.get, words, words)
+    return _any_pieces(_SYMBOL.sub(_name, text))
+
+
+def _any_pieces(text: str) -> Iterator[str]:
     for found in _PIECE.finditer(text.lower()):
         word = found[0]
         if found["run"] is None:
@@ -95,8 +97,13 @@ def pieces(text: str) -> Iterator[str]:
 
 def date_words(time_us: int) -> str:
     """The day of a moment as a person would ask for it: ``Monday 8 May 2023``. Nothing for a year beyond 1-9999."""
+    return _day_words(time_us // 86_400_000_000)
+
+
+@lru_cache(maxsize=1024)
+def _day_words(days: int) -> str:
     try:
-        day = _EPOCH + timedelta(microseconds=time_us)
+        day = _EPOCH + timedelta(days=days)
     except OverflowError:
         return ""
     return f"{day:%A} {day.day} {day:%B} {day.year}"
