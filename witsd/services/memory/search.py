@@ -31,6 +31,7 @@ _MATCHING = f"SELECT rowid, {_BM25} AS score FROM memory_fts WHERE memory_fts MA
 #: Characters at the end of a turn by which it is judged: does it ask, is it short.
 _TURN_CHARS = 200
 _encode = msgspec.json.Encoder().encode
+_decode_about = msgspec.json.Decoder(list[tuple[int, str, str, int, str]]).decode
 
 
 @attrs.frozen(kw_only=True)
@@ -100,18 +101,16 @@ def _by_words(db: apsw.Connection, q: Question, expression: str, k: int) -> dict
     """rowid -> bm25 of the best ``k``; without a filter they are not asked whether they may be shown."""
     if q.filter is not None:
         return _by_words_shown(db, q, expression, k)
-    return dict(db.execute(f"{_MATCHING} ORDER BY score LIMIT ?", (expression, k)))
+    return dict(vectors.pairs(db, f"SELECT rowid, score FROM ({_MATCHING} ORDER BY score LIMIT ?)", (expression, k)))
 
 
 def _by_words_shown(db: apsw.Connection, q: Question, expression: str, k: int) -> dict[int, float]:
     where, values = _conditions(q)
-    return dict(
-        db.execute(
-            f"SELECT f.rowid, f.score FROM ({_MATCHING}) f JOIN memories m ON m.id = f.rowid WHERE {where} "
-            "ORDER BY f.score LIMIT ?",
-            (expression, *values, k),
-        )
+    shown = (
+        f"SELECT f.rowid, f.score FROM ({_MATCHING}) f JOIN memories m ON m.id = f.rowid WHERE {where} "
+        "ORDER BY f.score LIMIT ?"
     )
+    return dict(vectors.pairs(db, f"SELECT rowid, score FROM ({shown})", (expression, *values, k)))
 
 
 def _conditions(q: Question) -> tuple[str, tuple[Any, ...]]:
@@ -157,13 +156,17 @@ def _candidates(
     if not by_words and not by_meaning:
         return []
     where, values = _conditions(q)
-    rows = db.execute(
-        "SELECT m.id, COALESCE(m.session_id, ''), m.speaker, m.time_us, "
-        f"CASE m.kind WHEN 'turn' THEN substr(m.text, -{_TURN_CHARS}) ELSE '' END FROM memories m "
+    # In one piece, as ``vectors.pairs`` does.
+    told = db.execute(
+        "SELECT json_group_array(json_array(m.id, COALESCE(m.session_id, ''), m.speaker, m.time_us, "
+        f"CASE m.kind WHEN 'turn' THEN substr(m.text, -{_TURN_CHARS}) ELSE '' END)) FROM memories m "
         f"WHERE m.id IN (SELECT value FROM json_each(?)) AND {where}",
         (_encode([*by_words, *(by_meaning.keys() - by_words.keys())]).decode(), *values),
-    )
-    return [Candidate(row[0], by_words.get(row[0]), by_meaning.get(row[0]), *row[1:]) for row in rows]
+    ).get
+    return [
+        Candidate(rowid, by_words.get(rowid), by_meaning.get(rowid), session_id, speaker, time_us, text)
+        for rowid, session_id, speaker, time_us, text in _decode_about(told)
+    ]
 
 
 # ---- what is shown of them -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 
 import apsw
 import attrs
+import msgspec
 
 from witsd.journal.journal import Tx
 from witsd.values.errors import InvalidParams
@@ -33,6 +34,7 @@ _SAMPLED = 16
 #: So many of that part are looked for, and so about ``_SAMPLED`` times as many of all are taken; at most so many.
 _SAMPLE_K = 20
 _COARSE_K = 1024
+_decode_pairs = msgspec.json.Decoder(list[tuple[int, float]]).decode
 #: vec0 takes no larger k.
 MAX_K = 4096
 
@@ -228,7 +230,7 @@ def nearest(
     if only is not None:
         where += " AND rowid IN (SELECT value FROM json_each(?))"
         values.append(only)
-    found: list[Any] = []
+    found: list[tuple[int, float]] = []
     sql = f"SELECT rowid, distance FROM {among.table} WHERE {where}"
     if namespace_ids is None and only is None and among.bits:
         # Joined from the left, row by row: asked with IN, vec0 reads everything.
@@ -236,14 +238,23 @@ def nearest(
             f"SELECT v.rowid, vec_distance_l2(v.embedding, vec_int8(?)) FROM json_each(?) AS j "
             f"CROSS JOIN {among.table} AS v WHERE v.rowid = j.value"
         )
-        found = db.execute(exact, (packed, str(_by_signs(db, among, packed)))).fetchall()
+        found = pairs(db, exact, (packed, str(_by_signs(db, among, packed))))
     elif namespace_ids is None:
-        found = db.execute(sql, values).fetchall()
+        found = pairs(db, sql, values)
     else:
         for namespace_id in namespace_ids:
-            found += db.execute(f"{sql} AND namespace = ?", (*values, namespace_id)).fetchall()
+            found += pairs(db, f"{sql} AND namespace = ?", (*values, namespace_id))
     found.sort(key=lambda one: one[1])
     return [(rowid, 1 - distance * distance / (2 * _SCALE * _SCALE)) for rowid, distance in found[:k]]
+
+
+def pairs(db: apsw.Connection, sql: str, values: Sequence[Any]) -> list[tuple[int, float]]:
+    """The two columns of a query that begins with ``SELECT first, second FROM``.
+
+    In one piece: for every row that SQLite hands over by itself, the thread may have to wait for Python's lock again.
+    """
+    columns, _, rest = sql.removeprefix("SELECT ").partition(" FROM ")
+    return _decode_pairs(db.execute(f"SELECT json_group_array(json_array({columns})) FROM {rest}", values).get)
 
 
 def _by_signs(db: apsw.Connection, among: Generation, packed: bytes) -> list[int]:
@@ -253,7 +264,8 @@ def _by_signs(db: apsw.Connection, among: Generation, packed: bytes) -> list[int
     """
     asked = signs(packed, among.bits)
     sql = f"SELECT rowid, distance FROM {among.coarse} WHERE signs MATCH vec_bit(?) AND k = ?"
-    sample = db.execute(f"{sql} AND sampled = 1", (asked, _SAMPLE_K)).fetchall()
+    sample = pairs(db, f"{sql} AND sampled = 1", (asked, _SAMPLE_K))
     if len(sample) < _SAMPLE_K:  # there are few, so they may all be taken
-        return [rowid for rowid, _ in db.execute(sql, (asked, _COARSE_K))]
-    return [rowid for rowid, _ in db.execute(f"{sql} AND distance <= ?", (asked, _COARSE_K, sample[-1][1]))]
+        return [rowid for rowid, _ in pairs(db, sql, (asked, _COARSE_K))]
+    within = max(distance for _, distance in sample)
+    return [rowid for rowid, _ in pairs(db, f"{sql} AND distance <= ?", (asked, _COARSE_K, within))]
