@@ -299,10 +299,12 @@ class MemoryDisk:
                 file = witsd.home / "witsd.db"
                 before = file.stat().st_size
                 witsd.start()
+                count = 0
                 with program("use_memory", str(witsd.socket), "add", "13", "0") as adder:
-                    adder.tell(str(run.scaled(8)))
-                    adder.expect("measured")
-                count = sum(space["records"] for space in _spaces(witsd))
+                    while count < run.scaled(20_000):  # 200 in each namespace
+                        adder.tell("2")
+                        adder.expect("measured")
+                        count = sum(space["records"] for space in _spaces(witsd))
                 witsd.stop()
                 return {"bytes": (file.stat().st_size - before) / count}
 

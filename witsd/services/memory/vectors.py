@@ -3,8 +3,8 @@
 A vector has length 1 and is stored as int8, each number times 127; the L2 distance ``d`` of two of them makes their
 cosine, ``1 - d² / (2 * 127²)``.
 
-A search through all namespaces would read all vectors. It looks at their signs first, one bit for each number in a
-table of its own, and then at the vectors of the best.
+A search among thousands of vectors looks at their signs first, one bit for each number in a table of its own, and then
+at the vectors of the best.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _LEAST = 1e-300
 _ABOVE = bytes(49 if 0 < value < 128 else 48 for value in range(256))  # "1" and "0"
 #: Rows of a chunk of vec0: its default of 1024 wastes ten times as much with small namespaces.
 _CHUNK_ROWS = 128
-#: The same where there are no partitions.
-_COARSE_ROWS = 1024
 #: One in so many is in a part of its own, which tells how near the nearest by signs are before all are read.
 _SAMPLED = 16
-#: So many of that part are looked for, and so about ``_SAMPLED`` times as many of all are taken; at most so many.
+#: Where that part has fewer than so many, every vector is looked at.
+_SAMPLE = 200
+#: Else about ``_SAMPLED`` times as many are taken by their signs, at most so many.
 _SAMPLE_K = 20
-_COARSE_K = 1024
+_COARSE_K = 2048
 _decode_pairs = msgspec.json.Decoder(list[tuple[int, float]]).decode
 #: vec0 takes no larger k.
 MAX_K = 4096
@@ -134,7 +134,8 @@ def _make(
     if made.bits:
         tx.execute(
             f"CREATE VIRTUAL TABLE {made.coarse} USING vec0("
-            f"sampled INTEGER PARTITION KEY, signs bit[{made.bits}], chunk_size={_COARSE_ROWS})"
+            f"namespace INTEGER PARTITION KEY, sampled INTEGER PARTITION KEY, signs bit[{made.bits}], "
+            f"chunk_size={_CHUNK_ROWS})"
         )
     return made
 
@@ -169,8 +170,8 @@ def put(tx: Tx, into: Generation, rowid: int, namespace_id: int, packed: bytes) 
     )
     if into.bits:
         tx.execute(
-            f"INSERT INTO {into.coarse}(rowid, sampled, signs) VALUES (?, ?, vec_bit(?))",
-            (rowid, int(rowid % _SAMPLED == 0), signs(packed, into.bits)),
+            f"INSERT INTO {into.coarse}(rowid, namespace, sampled, signs) VALUES (?, ?, ?, vec_bit(?))",
+            (rowid, namespace_id, int(rowid % _SAMPLED == 0), signs(packed, into.bits)),
         )
     tx.execute("UPDATE memories SET embedded = ? WHERE id = ?", (into.number, rowid))
 
@@ -232,18 +233,18 @@ def nearest(
         values.append(only)
     found: list[tuple[int, float]] = []
     sql = f"SELECT rowid, distance FROM {among.table} WHERE {where}"
-    if namespace_ids is None and only is None and among.bits:
-        # Joined from the left, row by row: asked with IN, vec0 reads everything.
-        exact = (
-            f"SELECT v.rowid, vec_distance_l2(v.embedding, vec_int8(?)) FROM json_each(?) AS j "
-            f"CROSS JOIN {among.table} AS v WHERE v.rowid = j.value"
-        )
-        found = pairs(db, exact, (packed, str(_by_signs(db, among, packed))))
-    elif namespace_ids is None:
-        found = pairs(db, sql, values)
-    else:
-        for namespace_id in namespace_ids:
-            found += pairs(db, f"{sql} AND namespace = ?", (*values, namespace_id))
+    # Joined from the left, row by row: asked with IN, vec0 reads everything.
+    exact = (
+        f"SELECT v.rowid, vec_distance_l2(v.embedding, vec_int8(?)) FROM json_each(?) AS j "
+        f"CROSS JOIN {among.table} AS v WHERE v.rowid = j.value"
+    )
+    for namespace_id in (None,) if namespace_ids is None else namespace_ids:
+        inside, space = ("", ()) if namespace_id is None else (" AND namespace = ?", (namespace_id,))
+        likely = None if only is not None else _by_signs(db, among, packed, k, inside, space)
+        if likely is None:
+            found += pairs(db, sql + inside, (*values, *space))
+        else:
+            found += pairs(db, exact, (packed, str(likely)))
     found.sort(key=lambda one: one[1])
     return [(rowid, 1 - distance * distance / (2 * _SCALE * _SCALE)) for rowid, distance in found[:k]]
 
@@ -257,15 +258,20 @@ def pairs(db: apsw.Connection, sql: str, values: Sequence[Any]) -> list[tuple[in
     return _decode_pairs(db.execute(f"SELECT json_group_array(json_array({columns})) FROM {rest}", values).get)
 
 
-def _by_signs(db: apsw.Connection, among: Generation, packed: bytes) -> list[int]:
-    """The rowids of some hundreds that are likely to be the nearest of all.
+def _by_signs(
+    db: apsw.Connection, among: Generation, packed: bytes, k: int, inside: str, space: Sequence[Any]
+) -> list[int] | None:
+    """The rowids of some hundreds that are likely to be the nearest; None where so few are ``inside`` that all may be
+    looked at.
 
     vec0's time grows with the number of rows times k, unless it is told a distance beyond which nothing counts.
     """
+    if not among.bits:
+        return None
     asked = signs(packed, among.bits)
-    sql = f"SELECT rowid, distance FROM {among.coarse} WHERE signs MATCH vec_bit(?) AND k = ?"
-    sample = pairs(db, f"{sql} AND sampled = 1", (asked, _SAMPLE_K))
-    if len(sample) < _SAMPLE_K:  # there are few, so they may all be taken
-        return [rowid for rowid, _ in pairs(db, sql, (asked, _COARSE_K))]
-    within = max(distance for _, distance in sample)
-    return [rowid for rowid, _ in pairs(db, f"{sql} AND distance <= ?", (asked, _COARSE_K, within))]
+    sql = f"SELECT rowid, distance FROM {among.coarse} WHERE signs MATCH vec_bit(?) AND k = ?{inside}"
+    sample = pairs(db, f"{sql} AND sampled = 1", (asked, _SAMPLE, *space))
+    if len(sample) < _SAMPLE:
+        return None
+    within = sorted(distance for _, distance in sample)[min(max(_SAMPLE_K, k // 10), _SAMPLE) - 1]
+    return [rowid for rowid, _ in pairs(db, f"{sql} AND distance <= ?", (asked, _COARSE_K, *space, within))]
