@@ -24,6 +24,7 @@ from witsd.services.memory import (
     importing,
     listing,
     records,
+    statements,
     store,
     vectors,
 )
@@ -109,7 +110,9 @@ class Memory:
                 tx, actor.identity, "memory/add", params.idempotency_key, params, wire.MemoryAdded, make
             )
 
-        return (await self._journal.write(work, then=self.embedding.nudge))[0]
+        # What it states may be written down beside it, which has no vector then.
+        due = new.vector is None or statements.may_state(text)
+        return (await self._journal.write(work, then=self.embedding.nudge if due else None))[0]
 
     def run_of(self, actor: Actor, run_id: str | None) -> str | None:
         """The run a text comes from: the one that is named, which must be the agent's own, or the only one it has."""
