@@ -22,6 +22,7 @@ import apsw
 from tests.bench.deltas import Deltas
 from tests.bench.fleet import Fleet, Replacement
 from tests.bench.footprint import IdleAgents, Memory
+from tests.bench.gateway import Gateway
 from tests.bench.journal import JournalAppends
 from tests.bench.logs import Logs
 from tests.bench.measure import Outcome, Row, Run, measure
@@ -44,6 +45,7 @@ ROWS: tuple[Row, ...] = (
     IdleAgents(),
     Sampling(),
     Logs(),
+    Gateway(),
     MemorySearch(),
     MemoryEverywhere(),
     MemoryFirst(),

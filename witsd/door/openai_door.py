@@ -39,6 +39,8 @@ from witsd.values.wire.models import Model, ModelsListParams
 
 log = logging.getLogger("witsd.door")
 
+#: What may wait to be sent, in bytes: who reads slowly slows the model down.
+_UNSENT = 64 * 1024
 _NEEDS_KEY = (
     "/v1 needs the header Authorization: Bearer KEY: agents find theirs in OPENAI_API_KEY, "
     "programs use a token (witsd token create)"
@@ -120,17 +122,25 @@ class OpenAIDoor:
             if not asked.stream:
                 result = await self.models.complete(caller.actor, params, _Silent())
                 return Response(status=200, body=wire.chat_body(result, name=name, created=created))
-            told = _Told(
-                outlet, wire.Chunks(name=name, model=params.model or "auto", created=created, usage=asked.usage)
-            )
-            try:
-                result = await self.models.complete(caller.actor, params, told)
-            except WitsdError as error:
+            chunks = wire.Chunks(name=name, model=params.model or "auto", created=created, usage=asked.usage)
+            failed: WitsdError | None = None
+            last = b""
+            async with trio.open_nursery() as nursery:
+                told = _Told(outlet, chunks)
+                nursery.start_soon(told.deliver, nursery.cancel_scope)
+                try:
+                    result = await self.models.complete(caller.actor, params, told)
+                    last = chunks.end(result, said=told.said)
+                except WitsdError as error:  # within the nursery, which would wrap it
+                    failed = error
+                told.over()
+            if told.gone:
+                raise trio.BrokenResourceError("the client takes no more")
+            if failed is not None:
                 if not outlet.begun:
-                    raise
-                await outlet.send(told.chunks.failed(error))
-            else:
-                await outlet.send(told.chunks.end(result, said=told.said))
+                    raise failed
+                last = chunks.failed(failed)
+            await outlet.send(last)
             await outlet.end()
             return None
 
@@ -206,19 +216,56 @@ class _Silent:
 
 @attrs.define(eq=False)
 class _Told:
-    """Pieces become chunks as they come."""
+    """Pieces become chunks as they come; those that come while others are sent go out together."""
 
     outlet: Outlet
     chunks: wire.Chunks
     said: bool = False
     wanted: bool = True
+    _waiting: list[bytes] = attrs.field(factory=list)
+    _size: int = 0
+    _over: bool = False
+    #: The client has hung up, or does not read.
+    gone: bool = False
+    _more: trio.Event = attrs.field(factory=trio.Event)
+    _room: trio.Event = attrs.field(factory=trio.Event)
 
     async def __call__(self, *, delta: str | None = None, thought: str | None = None) -> None:
         if delta:
             self.said = True
-            await self.outlet.send(self.chunks.text(delta))
+            self._add(self.chunks.text(delta))
         if thought:
-            await self.outlet.send(self.chunks.thought(thought))
+            self._add(self.chunks.thought(thought))
+        while self._size > _UNSENT:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    def _add(self, chunk: bytes) -> None:
+        self._waiting.append(chunk)
+        self._size += len(chunk)
+        self._more.set()
+
+    def over(self) -> None:
+        """No more comes."""
+        self._over = True
+        self._more.set()
+
+    async def deliver(self, scope: trio.CancelScope) -> None:
+        """Send until it is over; ``scope`` is cancelled where nobody takes it."""
+        while True:
+            await self._more.wait()
+            if not self._waiting:
+                return
+            data, self._waiting, self._size = b"".join(self._waiting), [], 0
+            self._room.set()
+            if not self._over:
+                self._more = trio.Event()
+            try:
+                await self.outlet.send(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                self.gone = True
+                scope.cancel()
+                return
 
 
 def _allow(caller: Caller, scope: Scope) -> None:
