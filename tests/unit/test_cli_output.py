@@ -232,3 +232,10 @@ def test_verbose_names_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
     printed(("item.completed", usage), verbose=True)
     assert "model offline: 3 tokens in" in capsys.readouterr().err
+
+
+def test_what_was_spent_stands_on_a_line() -> None:
+    figures = {"calls": 12, "tokens": 3400, "cost_usd": 0.05, "wall_s": 61.0}
+    assert text.spent(figures) == f"12 calls, 3,400 tokens, $0.05, {text.duration(61.0)}"
+    assert text.spent({"calls": 0}) == "0 calls"
+    assert (text.spent({}), text.spent(None)) == (None, None)

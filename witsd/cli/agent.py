@@ -13,7 +13,7 @@ from witsd.cli.connect import Failed, call, pages, run
 from witsd.cli.connect import follow as forever
 from witsd.cli.follow import LEVELS, log_lines, plain
 from witsd.cli.output import dotted, emit_json, emit_json_line, fields, say, table
-from witsd.cli.text import clock_time, neutral, one_line, when
+from witsd.cli.text import clock_time, neutral, one_line, spent, when
 
 if TYPE_CHECKING:
     from witsd_client import Client, Subscription
@@ -66,6 +66,8 @@ def agent_show(name: str, as_json: bool) -> None:
         ("pid", found.get("pid")),
         ("since", when(found["since"])),
         ("restarts", found["restarts"]),
+        ("spent", spent(found.get("budget", {}).get("spent"))),
+        ("left", spent(found.get("budget", {}).get("left"))),
     ])
     say()
     _show_spec(found["spec"])

@@ -11,7 +11,7 @@ from witsd.cli.base import Noun, complete_agents, limit_option
 from witsd.cli.connect import call, pages
 from witsd.cli.output import emit_json, fields, say, table
 from witsd.cli.stream import as_text, outcome_error
-from witsd.cli.text import duration, neutral, one_line, to_json, when
+from witsd.cli.text import duration, neutral, one_line, spent, to_json, when
 
 STATUSES = ("queued", "running", "waiting", "completed", "failed", "cancelled", "interrupted")
 
@@ -110,6 +110,9 @@ def _show(run: dict[str, Any]) -> None:
         ("asked", when(run["created_at"])),
         ("took", _took(run)),
         ("tokens", tokens if usage.get("calls") else None),
+        ("asked by", run.get("parent_run_id")),
+        ("spent", spent(run.get("budget", {}).get("spent"))),
+        ("left", spent(run.get("budget", {}).get("left"))),
         ("input", run["input"].get("text", "")),
         ("folder", run["input"].get("cwd")),
     ])

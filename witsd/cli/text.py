@@ -137,3 +137,17 @@ def clock_time(timestamp: str) -> str:
     """Local time of day with milliseconds, for lines of a log."""
     moment = _parse(timestamp)
     return one_line(timestamp) if moment is None else f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}"
+
+
+def spent(figures: dict[str, Any] | None) -> str | None:
+    """What was used of models, or may be yet: ``12 calls, 340 tokens, $0.05``; None where nothing is said."""
+    if not figures:
+        return None
+    words = [
+        f"{figures[key]:,} {word}" for key, word in (("calls", "calls"), ("tokens", "tokens")) if key in figures
+    ]
+    if "cost_usd" in figures:
+        words.append(f"${figures['cost_usd']:,.4f}".rstrip("0").rstrip("."))
+    if "wall_s" in figures:
+        words.append(duration(figures["wall_s"]))
+    return ", ".join(words) or None
