@@ -83,6 +83,10 @@ def test_flags_go_before_the_environment_before_the_file(file: Path) -> None:
         ("[limits]\nx = '''never closed\n\n", 3, "not valid TOML"),
         (f"x = {'[' * 10_000}{']' * 10_000}\n", 0, "not valid TOML: nested too deeply"),
         (f"x = {'9' * 5000}\n", 0, "not valid TOML"),
+        ("[routes.smart]\nmodels = []", 2, "at least one"),
+        ('[routes.a]\nmodels = ["b"]\n[routes.b]\nmodels = ["x/y"]', 2, "not to another route"),
+        ('[prices."up/m"]\ninput_usd = -1', 2, "from 0 to"),
+        ('[providers.p]\nkind = "offline"\nconcurrency = 0', 3, "from 1 to 10000"),
     ],
 )
 def test_a_mistake_in_the_file_is_named_with_its_line(file: Path, text: str, line: int, says: str) -> None:
