@@ -223,10 +223,12 @@ def test_a_call_ends_with_its_run_and_is_counted(home: Daemon) -> None:
     with upstream(always=never) as fake:
         configure(home, fake)
         home.start()
-        with wire(home.socket) as c, wire(home.socket) as other:
+        with wire(home.socket) as c, wire(home.socket) as other, gate(home.home) as held:
             define(c, "script", "script", grants=GRANTS)
             other.subscribe("run:*", types=["run.started"])
-            run = begin(c, "script", ["call", "models/complete", ASK], budget={"calls": 5})
+            run = begin(c, "script", ["gate", held.path], budget={"calls": 5})
+            other.until("run.started")
+            other.send({"jsonrpc": "2.0", "id": 7, "method": "models/complete", "params": {**ASK, "run_id": run}})
             while not fake.chats:
                 c.call("ping")
             c.call("runs/cancel", run_id=run)
@@ -234,6 +236,7 @@ def test_a_call_ends_with_its_run_and_is_counted(home: Daemon) -> None:
             assert (over["status"], over["budget"]["spent"]["calls"]) == ("cancelled", 1)
             used = next(item for item in over["items"] if item["type"] == "usage")
             assert (used["status"], used["calls"]) == ("cancelled", 1)
+            assert other.receive()["error"]["data"]["name"] == "invalid_state"
 
 
 def test_nobody_is_told_of_a_budget_where_there_is_none(home: Daemon) -> None:
