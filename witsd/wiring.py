@@ -38,6 +38,8 @@ from witsd.rpc.methods import Services, method_table, notification_table
 from witsd.services import visibility
 from witsd.services.access import open_access
 from witsd.services.agents import Agents
+from witsd.services.approvals import Approvals
+from witsd.services.artifacts import Artifacts
 from witsd.services.backup import Backups
 from witsd.services.budgets import open_budgets
 from witsd.services.events import open_events
@@ -47,11 +49,13 @@ from witsd.services.model_keys import ModelKeys
 from witsd.services.models.agent_provider import attach
 from witsd.services.models.discover import open_models
 from witsd.services.models.embedders import Embedders
+from witsd.services.models.keys import tool_key
 from witsd.services.models.metering import Meter
 from witsd.services.run_recovery import recover
 from witsd.services.runs import open_runs
 from witsd.services.sessions import Sessions
 from witsd.services.system import System
+from witsd.services.tools.acting import Acting
 from witsd.services.tools.reach import Reach
 from witsd.services.tools.registry import Registry
 from witsd.services.tools.tools import Tools
@@ -244,7 +248,26 @@ async def wired(
             settings=settings.sandbox,
             hidden=(paths.data_dir, paths.config_dir, paths.log_dir, paths.socket.parent),
         )
-        reach = Reach(sandboxes=sandboxes, supervisor=supervisor, runs=runs, memory=memory)
+        artifacts = Artifacts(
+            journal,
+            runs.book,
+            clock,
+            ids,
+            paths.data_dir / "artifacts",
+            surroundings.run_root,
+            settings.artifacts,
+        )
+        reach = Reach(
+            sandboxes=sandboxes,
+            supervisor=supervisor,
+            runs=runs,
+            memory=memory,
+            artifacts=artifacts,
+            key=lambda options: tool_key(options, env, paths.config_dir),
+        )
+        approvals = Approvals(journal, clock, ids)
+        await approvals.load()
+        acting = Acting(journal, approvals, runs.book, ids)
         events = await enter(
             open_events(
                 journal,
@@ -284,7 +307,18 @@ async def wired(
             embedders=embedders,
             memory=memory,
             blocks=Blocks(journal, memory.run_of),
-            tools=Tools(registry, reach, clock, ids, paths.data_dir / "tools-run"),
+            tools=Tools(
+                registry,
+                reach,
+                clock,
+                ids,
+                paths.data_dir / "tools-run",
+                acting,
+                approvals,
+                {tool.name: tool.as_policy for tool in settings.tools},
+            ),
+            approvals=approvals,
+            artifacts=artifacts,
             access=access,
             backups=Backups(journal, clock, cipher),
         )
@@ -295,10 +329,12 @@ async def wired(
             journal.append_nowait(entry("audit", event, data), keep=False)
 
         methods = method_table(services)
-        dispatcher = Dispatcher(methods, notification_table(services), audit, ids, log)
+        quick = {"ping": lambda actor, params: True, "tools/call": services.tools.is_instant}
+        dispatcher = Dispatcher(methods, notification_table(services), audit, ids, log, quick)
         links.dispatcher = dispatcher
         links.settle = runs.book.deltas.wait_tick
         supervisor.in_effect.begin()
+        await acting.recover()
         await recover(runs)
         data = SystemData(version=__version__, pid=os.getpid())
         await journal.append(entry("system", "system.started", data))
@@ -333,6 +369,7 @@ async def wired(
         )
         background.start_soon(keep_up, journal, retention, clock)
         background.start_soon(memory.deletion.keep_up)
+        background.start_soon(artifacts.keep_up)
         yield Daemon(journal, supervisor, services, door, clock)
         background.cancel_scope.cancel()
 

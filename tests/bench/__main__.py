@@ -27,13 +27,14 @@ from tests.bench.journal import JournalAppends
 from tests.bench.logs import Logs
 from tests.bench.measure import Outcome, Row, Run, measure
 from tests.bench.memory import MemoryAdds, MemoryDisk, MemoryEverywhere, MemoryFirst, MemoryLarge, MemorySearch
-from tests.bench.ping import UnixPing, WebSocketPing
+from tests.bench.ping import ToolCall, UnixPing, WebSocketPing
 from tests.bench.sampling import Sampling
 from tests.bench.sandbox import SandboxStart
 from tests.bench.start import Idle, Start
 
 ROWS: tuple[Row, ...] = (
     UnixPing(),
+    ToolCall(),
     WebSocketPing(),
     Deltas(),
     JournalAppends(),

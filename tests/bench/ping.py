@@ -126,6 +126,43 @@ class UnixPing:
             yield once
 
 
+class ToolCall:
+    name = "tool"
+    title = "tools/call of calculator over the Unix socket, one client"
+    figures = (
+        Figure(
+            key="call",
+            what="median",
+            unit="us",
+            best="lowest",
+            limit=1.5,
+            as_ratio=True,
+            floor="ping",
+            floor_is="ping on the same daemon",
+        ),
+    )
+
+    @contextmanager
+    def open(self, run: Run) -> Iterator[Round]:
+        server, client = cores()[0], cores()[-1]
+        with daemon() as witsd, pinned_here(client), socket.socket(socket.AF_UNIX) as sock:
+            pin(witsd.pid, server)
+            sock.connect(str(witsd.socket))
+
+            def once() -> Sample:
+                sample: dict[str, float] = {}
+                for name, request in (("ping", _line), ("call", _call)):
+                    sample[name] = _medians_us({name: sock}, run.scaled(8000), request, _line_ended)[name]
+                return sample
+
+            yield once
+
+
+def _call(number: int) -> bytes:
+    params = b'{"name":"calculator","arguments":{"expression":"15 * 23 + 17"}}'
+    return b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":%b}\n' % (number, params)
+
+
 class WebSocketPing:
     name = "websocket"
     title = "ping over WebSocket, one client"

@@ -159,9 +159,9 @@ def test_the_command_line_lists_and_calls(daemon: Daemon) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "1024")
     done = daemon.cli("tool", "call", "calculator", '{"expression": "1/0"}')
     assert (done.returncode, "divided by zero" in done.stdout) == (1, True)
-    functions = json.loads(daemon.cli("tool", "list", "--openai").stdout)
-    assert functions[0]["type"] == "function"
-    assert "expression" in functions[0]["function"]["parameters"]["properties"]
+    functions = {one["function"]["name"]: one for one in json.loads(daemon.cli("tool", "list", "--openai").stdout)}
+    assert functions["calculator"]["type"] == "function"
+    assert "expression" in functions["calculator"]["function"]["parameters"]["properties"]
 
 
 def test_the_example_is_a_tool_in_under_fifteen_lines(daemon: Daemon) -> None:

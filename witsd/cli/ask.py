@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from witsd.cli.base import Verb, agent_argument
+from witsd.cli.calls import CHOICES, asks_line
 from witsd.cli.connect import Failed, run
 from witsd.cli.output import emit_json_line, is_tty, note, say
-from witsd.cli.stream import RunPrinter, answer_value, unanswered, watch
+from witsd.cli.stream import RunPrinter, answer_value, decide, unanswered, watch
 from witsd.cli.text import neutral
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def ask(agent: str, text: tuple[str, ...], session_id: str | None, verbose: bool
             printer.feed(event)
             if printer.question is not None and event["type"] == "input.requested":
                 await _answer(client, run_id, printer.question, as_json=as_json)
+            if event["type"] == "approval.requested" and not as_json:
+                await _decide(client, printer, event["data"]["approval"])
 
         await watch(client, run_id, printer, sink)
 
@@ -102,6 +105,25 @@ async def _answer(client: Client, run_id: str, question: dict[str, Any], *, as_j
     response = answer_value(line.decode(errors="replace").rstrip("\n"), question.get("schema"))
     params = {"run_id": run_id, "request_id": question["request_id"], "response": response}
     await client.call("runs/respond", params)
+
+
+async def _decide(client: Client, printer: RunPrinter, approval: dict[str, Any]) -> None:
+    """Ask the person at the terminal. Where nobody is there, say how it can be answered from elsewhere, and wait."""
+    import trio
+
+    say(neutral(asks_line(approval)), err=True)
+    if not (is_tty(sys.stdin) and is_tty(sys.stderr)):
+        note(f"waiting for an answer: witsd approval allow {approval['approval_id']} (or deny)")
+        return
+    while True:
+        note(CHOICES)
+        await trio.lowlevel.wait_readable(0)
+        line = os.read(0, 65_536)
+        if not line:
+            note(f"waiting for an answer: witsd approval allow {approval['approval_id']} (or deny)")
+            return
+        if await decide(client, approval, line.decode(errors="replace")):
+            return
 
 
 def _said(words: tuple[str, ...]) -> tuple[str, str]:

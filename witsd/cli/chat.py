@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from witsd.cli.base import FAILED, NO_DAEMON, Verb, agent_argument
+from witsd.cli.calls import CHOICES, asks_line
 from witsd.cli.connect import Failed, bare, call, report, run
 from witsd.cli.output import coloured, emit_json_line, is_tty, note, say
-from witsd.cli.stream import RunPrinter, answer_value, unanswered, watch
+from witsd.cli.stream import RunPrinter, answer_value, decide, unanswered, watch
 from witsd.cli.text import neutral, one_line
 
 if TYPE_CHECKING:
@@ -253,6 +254,10 @@ class _Chat:
                         hint = "put a line with the answer behind the one that was asked"
                         raise await unanswered(client, run_id, printer.question, hint)
                     await self._respond(client, run_id, printer, line.rstrip("\n"))
+            if event["type"] == "approval.requested" and not self._json:
+                approval = event["data"]["approval"]
+                say(neutral(asks_line(approval)), err=True)
+                note(CHOICES if self._person else f"witsd approval allow {approval['approval_id']} (or deny)")
 
         async def keyboard() -> None:
             while True:
@@ -262,6 +267,8 @@ class _Chat:
                     note("left; the answer goes on and `witsd chat` will show it")
                     raise _Leave
                 for line in data.decode(errors="replace").splitlines():
+                    if printer.approvals and await decide(client, printer.approvals[0], line):
+                        continue
                     if printer.question is not None:
                         await self._respond(client, run_id, printer, line)
                     elif line.strip().startswith("/"):

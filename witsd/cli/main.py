@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "session": ("witsd.cli.session:session", "The conversations."),
     "memory": ("witsd.cli.memory:memory", "What is remembered: add, search, list, delete."),
     "tool": ("witsd.cli.tool:tool", "The tools: which there are, and calling one."),
+    "approval": ("witsd.cli.approval:approval", "What a person is asked before a tool acts."),
     "model": ("witsd.cli.model:model", "The models behind the gateway."),
     "token": ("witsd.cli.token:token", "Scoped tokens for programs."),
     "events": ("witsd.cli.events:events", "What has happened, and what happens now."),

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from witsd.cli.base import NO_DAEMON
-from witsd.cli.calls import call_line
+from witsd.cli.calls import answer_of, call_line
 from witsd.cli.connect import Failed, hint_for
 from witsd.cli.follow import RUN_ENDED, run_events
 from witsd.cli.output import note
@@ -67,6 +67,8 @@ class RunPrinter:
         self.status = ""
         self.end: dict[str, Any] = {}
         self.question: dict[str, Any] | None = None
+        #: Calls that wait for a person's yes, the oldest first.
+        self.approvals: list[dict[str, Any]] = []
 
     def feed(self, event: dict[str, Any]) -> None:
         """Take the next event of the run's stream."""
@@ -82,6 +84,13 @@ class RunPrinter:
             self.question = data
         elif kind == "input.resolved":
             self.question = None
+        elif kind == "approval.requested":
+            self.end_line()
+            self.approvals.append(data["approval"])
+        elif kind == "approval.resolved":
+            self._resolved(data["approval"])
+        elif kind == "tool.interrupted":
+            self.remark(f"{data['tool']} was in the middle of a call when the daemon ended: it may have been executed")
         elif kind in ENDED:
             self.status = kind.removeprefix("run.")
             self.end = data
@@ -113,8 +122,13 @@ class RunPrinter:
             self._roles[item_id] = kind
             if done and kind == "tool_call":
                 self.remark(call_line(item))
-            elif done and self._verbose:
+            elif done and self._verbose and kind != "approval":
                 self.remark(_describe(item))
+
+    def _resolved(self, approval: dict[str, Any]) -> None:
+        self.approvals = [one for one in self.approvals if one["approval_id"] != approval["approval_id"]]
+        by = f" by {approval['resolved_by']}" if approval.get("resolved_by") else ""
+        self.remark(f"{approval['tool']}: {approval['status']}{by}")
 
     def _append(self, item_id: str, text: str) -> None:
         # A delta of an item never announced is taken for the agent's words.
@@ -298,6 +312,20 @@ async def unanswered(client: Client, run_id: str, question: dict[str, Any], hint
         pass  # it is over by now
     asked = one_line(question["message"], 200)
     return Failed(f"the agent asks {asked!r} and nobody is here to answer: the run is cancelled", hint=hint)
+
+
+async def decide(client: Client, approval: dict[str, Any], line: str) -> bool:
+    """Answer an approval with what a person typed; False where that is no answer."""
+    from witsd_client.errors import Conflict, NotFound
+
+    answer = answer_of(line)
+    if answer is None:
+        return False
+    try:
+        await client.call("approvals/resolve", {"approval_id": approval["approval_id"], **answer})
+    except (Conflict, NotFound) as error:  # somebody else was first
+        note(str(error))
+    return True
 
 
 def answer_value(line: str, schema: Any) -> Any:

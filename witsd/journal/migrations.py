@@ -165,8 +165,40 @@ ALTER TABLE runs ADD COLUMN spent BLOB;
 CREATE TABLE spending(agent TEXT PRIMARY KEY, since_us INTEGER NOT NULL, spent BLOB NOT NULL) WITHOUT ROWID;
 """
 
+_STEP_5 = """
+-- What a person is asked before a tool acts. hash: of tool, arguments, working folder and caller.
+CREATE TABLE approvals(
+    n INTEGER PRIMARY KEY, approval_id TEXT NOT NULL UNIQUE, status TEXT NOT NULL, tool TEXT NOT NULL,
+    arguments BLOB NOT NULL, actor TEXT NOT NULL, agent TEXT NOT NULL, hash BLOB NOT NULL, cwd TEXT, run_id TEXT,
+    session_id TEXT, executed TEXT NOT NULL, created_us INTEGER NOT NULL, expires_us INTEGER NOT NULL,
+    resolved_us INTEGER, resolved_by TEXT);
+CREATE INDEX approvals_by_status ON approvals(status, n);
+
+-- Answers that hold for calls to come.
+CREATE TABLE tool_rules(
+    rule_id TEXT PRIMARY KEY, agent TEXT NOT NULL, tool TEXT NOT NULL, policy TEXT NOT NULL, patterns BLOB NOT NULL,
+    arguments BLOB, author TEXT NOT NULL, created_us INTEGER NOT NULL) WITHOUT ROWID;
+
+-- Calls of tools that act. state: waiting (for an approval), running, done, interrupted (nobody knows how far it came).
+CREATE TABLE tool_calls(
+    call_id TEXT PRIMARY KEY, actor TEXT NOT NULL, key TEXT, hash BLOB NOT NULL, tool TEXT NOT NULL, run_id TEXT,
+    approval_id TEXT, state TEXT NOT NULL, result BLOB, created_us INTEGER NOT NULL) WITHOUT ROWID;
+CREATE UNIQUE INDEX tool_calls_by_key ON tool_calls(actor, key) WHERE key IS NOT NULL;
+CREATE INDEX tool_calls_by_approval ON tool_calls(approval_id) WHERE approval_id IS NOT NULL;
+CREATE INDEX tool_calls_running ON tool_calls(state) WHERE state IN ('waiting', 'running');
+CREATE INDEX tool_calls_by_age ON tool_calls(created_us);
+"""
+
+_STEP_6 = """
+-- Files that runs have made; each is in a file called by its id.
+CREATE TABLE artifacts(
+    n INTEGER PRIMARY KEY, artifact_id TEXT NOT NULL UNIQUE, run_id TEXT NOT NULL, name TEXT NOT NULL,
+    media_type TEXT NOT NULL, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, created_us INTEGER NOT NULL);
+CREATE INDEX artifacts_by_run ON artifacts(run_id, name, n);
+"""
+
 #: Step n (counting from 1) brings ``user_version`` from n - 1 to n.
-STEPS: tuple[str, ...] = (_STEP_1, _STEP_2, _STEP_3, _STEP_4)
+STEPS: tuple[str, ...] = (_STEP_1, _STEP_2, _STEP_3, _STEP_4, _STEP_5, _STEP_6)
 
 
 class SchemaError(Exception):

@@ -99,6 +99,12 @@ def trim_due(tx: Tx, older_than_us: int, max_bytes: int) -> int:
     return len(gone)
 
 
+def _forget(tx: Tx, older_than_us: int) -> None:
+    """Keys and approvals that nobody comes back for."""
+    for table in ("idempotency", "tool_calls", "approvals"):
+        tx.execute(f"DELETE FROM {table} WHERE created_us < ?", (older_than_us,))
+
+
 def _discount(tx: Tx, sizes: list[tuple[int]] | list[tuple[object, ...]]) -> None:
     tx.execute(
         "UPDATE journal SET events = events - ?, bytes = bytes - ?",
@@ -129,7 +135,7 @@ async def tidy(journal: Journal, retention: Retention, now_us: int) -> tuple[int
     while events >= _SLICE_EVENTS:
         events = await journal.write(lambda tx: trim_due(tx, older_than, retention.max_bytes))
         trimmed += events
-    await journal.write(lambda tx: tx.execute("DELETE FROM idempotency WHERE created_us < ?", (older_than,)))
+    await journal.write(lambda tx: _forget(tx, older_than))
     if folded or trimmed:
         log.info("journal.upkeep folded=%d trimmed=%d", folded, trimmed)
     return folded, trimmed

@@ -7,7 +7,7 @@ would get wrong here is kept from it: exceptions are mapped before it could put 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -56,6 +56,10 @@ Audit = Callable[[Actor, str, str, int | None], None]
 _SHOWN = 100
 #: Characters of a target that are kept: names and ids are shorter, what a caller makes up need not be.
 _TARGET = 200
+
+
+#: Of the methods that everybody has.
+_QUICK: Mapping[str, Callable[[Actor, Raw], bool]] = {"ping": lambda actor, params: True}
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -120,9 +124,9 @@ class Dispatcher:
         audit: Audit,
         ids: Ids,
         log: logging.Logger,
-        quick: Container[str] = frozenset({"ping"}),
+        quick: Mapping[str, Callable[[Actor, Raw], bool]] = _QUICK,
     ) -> None:
-        """``quick`` names the methods that never wait, which a peer may serve without a task."""
+        """``quick``: the methods that a peer may serve without a task where actor and params make them never wait."""
         self._quick = quick
         self._audit = audit
         self._ids = ids
@@ -133,8 +137,9 @@ class Dispatcher:
     def has(self, method: str) -> bool:
         return method in self._table
 
-    def is_quick(self, method: str) -> bool:
-        return method in self._quick
+    def is_quick(self, envelope: Envelope, actor: Actor) -> bool:
+        never_waits = self._quick.get(envelope.method)
+        return never_waits is not None and never_waits(actor, envelope.params)
 
     async def handle(self, envelope: Envelope, actor: Actor, connection: Connection, answered: trio.Event) -> bytes:
         """Serve one request; returns its encoded answer, whatever happens. Only ``Cancelled`` passes.

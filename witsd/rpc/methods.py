@@ -12,6 +12,8 @@ import attrs
 
 from witsd.values.actor import Scope
 from witsd.values.wire import agents as a
+from witsd.values.wire import approvals as ap
+from witsd.values.wire import artifacts as ar
 from witsd.values.wire import auth as u
 from witsd.values.wire import doctor as d
 from witsd.values.wire import events as e
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from witsd.rpc.call import Call
     from witsd.services.access import Access
     from witsd.services.agents import Agents
+    from witsd.services.approvals import Approvals
+    from witsd.services.artifacts import Artifacts
     from witsd.services.backup import Backups
     from witsd.services.events import Events
     from witsd.services.memory.blocks import Blocks
@@ -55,6 +59,8 @@ class Services:
     memory: Memory
     blocks: Blocks
     tools: Tools
+    approvals: Approvals
+    artifacts: Artifacts
     access: Access
     backups: Backups
 
@@ -94,7 +100,7 @@ class Notification:
 def method_table(v: Services) -> dict[str, Method]:
     """The methods bound to their services, by wire name, in the order the reference shows them."""
     read, chat, memory, agents, admin = Scope.READ, Scope.CHAT, Scope.MEMORY, Scope.AGENTS, Scope.ADMIN
-    tools = Scope.TOOLS
+    tools, approve = Scope.TOOLS, Scope.APPROVE
     rows = (
         Method("initialize", y.InitializeParams, y.InitializeResult,
                "Agree on the version, learn the limits, present a token",
@@ -187,6 +193,20 @@ def method_table(v: Services) -> dict[str, Method]:
                lambda c, p: v.tools.list(c.actor, p), scope=tools, agents=True),
         Method("tools/call", t.ToolsCallParams, t.ToolsCallResult, "Call a tool; one that fails says so in its answer",
                lambda c, p: v.tools.call(c.actor, p), scope=tools, agents=True),
+        Method("approvals/list", ap.ApprovalsListParams, ap.ApprovalPage, "What a person is asked before a tool acts, latest first",
+               lambda c, p: v.approvals.list(c.actor, p), scope=read),
+        Method("approvals/resolve", ap.ApprovalsResolveParams, ap.Approval, "Allow or deny one, and remember the answer if wanted",
+               lambda c, p: v.approvals.resolve(c.actor, p), scope=approve, mutates=True, target="approval_id"),
+        Method("approvals/rules", ap.ApprovalsRulesParams, ap.ToolRulePage, "The answers that are remembered",
+               lambda c, p: v.approvals.rules(c.actor, p), scope=read),
+        Method("approvals/revoke", ap.RuleIdParams, Empty, "Forget a remembered answer",
+               lambda c, p: v.approvals.revoke(c.actor, p), scope=approve, mutates=True, target="rule_id"),
+        Method("artifacts/put", ar.ArtifactsPutParams, ar.Artifact, "Keep a file that a run has made",
+               lambda c, p: v.artifacts.put(c.actor, p), scope=chat, agents=True),
+        Method("artifacts/get", ar.ArtifactsGetParams, ar.ArtifactPiece, "One of them, a piece at a time",
+               lambda c, p: v.artifacts.get(c.actor, p), scope=read, agents=True),
+        Method("artifacts/list", ar.ArtifactsListParams, ar.ArtifactPage, "What a run, or all of them, have made, latest first",
+               lambda c, p: v.artifacts.list(c.actor, p), scope=read, agents=True),
         Method("memory/add", w.MemoryAddParams, w.MemoryAdded, "Remember a text; found by its words at once, by its meaning soon after",
                lambda c, p: v.memory.add(c.actor, p), scope=memory, agents=True),
         Method("memory/search", w.MemorySearchParams, w.MemorySearchResult, "Find by words and by meaning; each hit says why",

@@ -334,7 +334,7 @@ class Peer:
     async def _begin(self, job: _Job) -> None:
         """Serve in a task of its own, or here and now where that takes no waiting."""
         self._to_begin.append(job)
-        if len(self._to_begin) == 1 and self._dispatcher.is_quick(job.envelope.method):
+        if len(self._to_begin) == 1 and self._dispatcher.is_quick(job.envelope, self.actor):
             await self._serve_oldest()
         else:
             job.scope = trio.CancelScope()

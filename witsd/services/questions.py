@@ -57,8 +57,7 @@ async def ask(book: RunBook, run: LiveRun, actor: Actor, params: wire.InputsRequ
         raise InvalidState("the run is over: nobody will answer", state=run.status) from None
     finally:
         del run.questions[request_id]
-        if run.status == "waiting" and not run.questions:
-            run.status = "running"
+        _go_on(run)
         closed = msgspec.structs.replace(item, status="completed" if answered else "cancelled", response=response)
         if run.upsert(closed)[0]:
             resolved = types.InputResolvedData(run_id=run.run_id, request_id=request_id)
@@ -71,6 +70,25 @@ async def ask(book: RunBook, run: LiveRun, actor: Actor, params: wire.InputsRequ
     if not answered:
         raise Timeout("nobody answered in time")
     return wire.InputsRequestResult(response=response)
+
+
+def begin_waiting(book: RunBook, run: LiveRun) -> None:
+    """A person is to decide something: the run and its session show that they wait."""
+    run.status = "waiting"
+    book.journal.append_nowait(*_status_entries(run), statements=_status_statements(run))
+
+
+def end_waiting(book: RunBook, run: LiveRun) -> None:
+    """It is decided, or not to be: the run goes on unless it waits for something else."""
+    if _go_on(run):
+        book.journal.append_nowait(*_status_entries(run), statements=_status_statements(run))
+
+
+def _go_on(run: LiveRun) -> bool:
+    if run.status != "waiting" or run.questions or run.approvals:
+        return False
+    run.status = "running"
+    return True
 
 
 def answer(run: LiveRun, params: wire.RunsRespondParams) -> bool:
@@ -100,7 +118,7 @@ def _status_statements(run: LiveRun) -> list[tuple[str, tuple[object, ...]]]:
 
 
 def _status_entries(run: LiveRun) -> list[Entry]:
-    if run.session_id is None or run.status != "running":
+    if run.session_id is None or run.status not in ("running", "waiting"):
         return []
     data = types.SessionStatusData(session_id=run.session_id, status=run.status, run_id=run.run_id)
     return [entry(f"session:{run.session_id}", "session.status", data)]

@@ -75,6 +75,8 @@ class LiveRun:
     done: trio.Event = attrs.field(factory=trio.Event)
     #: Open input requests: request_id -> where the answer goes.
     questions: dict[str, trio.MemorySendChannel[object]] = attrs.field(factory=dict)
+    #: Approvals that its tool calls wait for.
+    approvals: set[str] = attrs.field(factory=set)
     #: The run that delegated it.
     parent: RunId | None = None
     #: What it may spend by itself, and the accounts that pay for it: its own first.

@@ -34,7 +34,7 @@ RETIRE_S = 10.0
 _POLICY = frozenset(
     {
         *("start", "idle_stop_s", "requires", "after", "skills", "description", "restart", "ready"),
-        *("stop", "health", "limits", "alerts", "stream"),
+        *("stop", "health", "limits", "alerts", "stream", "tools"),
     }
 )
 

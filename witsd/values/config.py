@@ -16,6 +16,7 @@ from msgspec import Meta
 from witsd.values import toml_text
 from witsd.values.config_memory import RetentionConfig
 from witsd.values.config_models import ModelsConfig, PriceConfig, ProviderConfig, RouteConfig
+from witsd.values.config_tools import ToolConfig
 from witsd.values.wording import reword
 
 T = TypeVar("T")
@@ -100,6 +101,16 @@ class SandboxConfig:
 
 
 @attrs.frozen(kw_only=True)
+class Artifacts:
+    """Files that runs have made: how large one, those of a run, and all together may be, and how long they stay."""
+
+    max_bytes: Bytes = 64 << 20
+    run_bytes: Bytes = 256 << 20
+    total_bytes: Bytes = 4 << 30
+    max_age_days: Annotated[float, Meta(gt=0, le=36_500)] = 30
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     listen: Listen = Listen()
     limits: Limits = Limits()
@@ -107,8 +118,10 @@ class Settings:
     logs: Logs = Logs()
     daemon: Daemon = Daemon()
     sandbox: SandboxConfig = SandboxConfig()
+    artifacts: Artifacts = Artifacts()
     models: ModelsConfig = ModelsConfig()
     retention: tuple[RetentionConfig, ...] = ()
+    tools: tuple[ToolConfig, ...] = ()
 
 
 class ConfigError(Exception):
@@ -134,7 +147,7 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
         if section not in (*kinds, "providers", "routes", "prices"):
             raise ConfigError(_at(file, text, section, f"unknown section [{section}]"))
     for section, kind in kinds.items():
-        if section in ("models", "retention"):
+        if section in ("models", "retention", "tools"):
             continue
         keys = get_type_hints(kind, include_extras=True)
         values: dict[str, Any] = {}
@@ -162,6 +175,7 @@ def load(file: Path, env: Mapping[str, str], flags: Sequence[str] = ()) -> Loade
         sections[section] = kind(**values)
     sections["models"], origins["models.default"] = _models(file, text, table, env, given_flags)
     sections["retention"] = _named(file, text, table, "retention", "pattern", RetentionConfig)
+    sections["tools"] = _named(file, text, table, "tools", "name", ToolConfig)
     if given_flags:
         raise ConfigError(f"there is no setting {next(iter(given_flags))!r}: witsd config show lists them")
     variables = {f"WITSD_{name}".upper().replace(".", "_") for name in origins}
@@ -192,8 +206,9 @@ def differing(before: Settings, after: Settings) -> tuple[str, ...]:
     names: list[str] = []
     for section in attrs.fields(Settings):
         one, other = getattr(before, section.name), getattr(after, section.name)
-        if section.name == "retention":
-            names += _named_differing("retention", "pattern", one, other)
+        if section.name in ("retention", "tools"):
+            key = "pattern" if section.name == "retention" else "name"
+            names += _named_differing(section.name, key, one, other)
             continue
         for key in attrs.fields(type(one)):
             was, is_now = getattr(one, key.name), getattr(other, key.name)

@@ -64,6 +64,8 @@ class ArtifactItem(_Item, frozen=True, kw_only=True, tag="artifact"):
     media_type: str
     path: str | UnsetType = UNSET
     text: str | UnsetType = UNSET
+    #: What ``artifacts/get`` takes, where the daemon keeps it.
+    artifact_id: str | UnsetType = UNSET
 
 
 class UsageItem(_Item, frozen=True, kw_only=True, tag="usage"):

@@ -170,7 +170,26 @@ class Grants(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     memory: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     agents: tuple[str, ...] = ()
+    #: Folders that its file tools may read, and those that they may write to, too.
+    files: tuple[str, ...] = ()
+    files_write: tuple[str, ...] = ()
     memory_trust: MemoryTrust = "untrusted"
+
+
+class ToolPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``[tools.NAME]``, of an agent's definition or of ``witsd.toml``; NAME may be a pattern of names.
+
+    ``policy`` holds for calls whose arguments fit any of ``patterns`` (none: for all), each ``ARGUMENT=GLOB``, or a
+    glob that any of the arguments may fit; ``options`` are the tool's own.
+    """
+
+    policy: Literal["allow", "ask", "deny"] | None = None
+    patterns: tuple[str, ...] = ()
+    options: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if self.patterns and self.policy is None:
+            raise ValueError("`patterns` say which calls `policy` is for: give that, too")
 
 
 class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -209,6 +228,8 @@ class AgentSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
     grants: Grants = Grants()
+    #: What becomes of its calls of tools, by name or pattern of one.
+    tools: dict[str, ToolPolicy] = {}
     budget: AgentBudget = AgentBudget()
     options: dict[str, Any] = {}
 

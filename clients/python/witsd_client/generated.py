@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     ReadyWhen = Literal["started", "notify", "log", "tcp", "http"]
     HealthAction = Literal["restart", "report"]
     MemoryTrust = Literal["untrusted", "tool", "agent", "person"]
+    ToolPolicyPolicy = Literal["allow", "ask", "deny"]
     AgentBudgetPer = Literal["run", "hour", "day", "total"]
     Kind = Literal["native", "exec", "assistant", "langchain", "external"]
     Start = Literal["boot", "on_demand", "manual"]
@@ -138,7 +139,10 @@ if TYPE_CHECKING:
     ModelKind = Literal["chat", "embedding"]
     ChatMessageRole = Literal["system", "user", "assistant", "tool"]
     FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
-    Policy = Literal["allow", "ask", "deny"]
+    ApprovalStatus = Literal["pending", "allowed", "denied", "expired", "cancelled"]
+    ApprovalExecuted = Literal["no", "running", "done", "may_have_executed"]
+    Decision = Literal["allow", "deny"]
+    Remember = Literal["call", "tool"]
     MemoryKind = Literal["turn", "fact", "preference", "summary", "document"]
     MemoryMode = Literal["hybrid", "semantic", "keyword"]
     MemoryInclude = Literal["superseded", "expired"]
@@ -164,6 +168,7 @@ else:
     ReadyWhen = str
     HealthAction = str
     MemoryTrust = str
+    ToolPolicyPolicy = str
     AgentBudgetPer = str
     Kind = str
     Start = str
@@ -184,7 +189,10 @@ else:
     ModelKind = str
     ChatMessageRole = str
     FinishReason = str
-    Policy = str
+    ApprovalStatus = str
+    ApprovalExecuted = str
+    Decision = str
+    Remember = str
     MemoryKind = str
     MemoryMode = str
     MemoryInclude = str
@@ -416,7 +424,21 @@ class Grants(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     agents: tuple[str, ...] = ()
+    #: Folders that its file tools may read, and those that they may write to, too.
+    files: tuple[str, ...] = ()
+    files_write: tuple[str, ...] = ()
     memory_trust: MemoryTrust = "untrusted"
+
+
+class ToolPolicy(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``[tools.NAME]``, of an agent's definition or of ``witsd.toml``; NAME may be a pattern of names.
+    ``policy`` holds for calls whose arguments fit any of ``patterns`` (none: for all), each
+    ``ARGUMENT=GLOB``, or a glob that any of the arguments may fit; ``options`` are the tool's own.
+    """
+
+    policy: ToolPolicyPolicy | None = None
+    patterns: tuple[str, ...] = ()
+    options: dict[str, Any] = {}
 
 
 class AgentBudget(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -465,6 +487,8 @@ class AgentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
     grants: Grants = Grants()
+    #: What becomes of its calls of tools, by name or pattern of one.
+    tools: dict[str, ToolPolicy] = {}
     budget: AgentBudget = AgentBudget()
     options: dict[str, Any] = {}
 
@@ -742,6 +766,8 @@ class ArtifactItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     status: ItemStatus = "in_progress"
     path: str | UnsetType = UNSET
     text: str | UnsetType = UNSET
+    #: What ``artifacts/get`` takes, where the daemon keeps it.
+    artifact_id: str | UnsetType = UNSET
 
 
 class UsageItem(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="usage"):
@@ -1223,7 +1249,7 @@ class Tool(Struct, frozen=True, kw_only=True, omit_defaults=True):
     description: str
     input_schema: dict[str, Any]
     source: str
-    policy: Policy
+    policy: ToolPolicyPolicy
     annotations: ToolAnnotations = ToolAnnotations()
     available: bool = True
     output_schema: dict[str, Any] | UnsetType = UNSET
@@ -1280,6 +1306,138 @@ class ToolsCallResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     content: tuple[TextContent | ImageContent | ResourceLink, ...] = ()
     structured_content: Any = UNSET
     is_error: bool = False
+
+
+class ApprovalsListParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Latest first; ``status`` absent: all."""
+
+    cursor: str | None = None
+    limit: int = 100
+    status: ApprovalStatus | None = None
+
+
+class Approval(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One request. ``hash`` is of tool, arguments, working folder and agent: the answer is for these
+    and no others. ``cancelled``: whoever wanted to call is gone. ``executed``: what has become of
+    the call; ``may_have_executed`` where the daemon ended, or the call was given up, in the middle
+    of it.
+    """
+
+    approval_id: str
+    status: ApprovalStatus
+    tool: str
+    arguments: dict[str, Any]
+    actor: str
+    hash: str
+    created_at: str
+    expires_at: str
+    executed: ApprovalExecuted = "no"
+    cwd: str | UnsetType = UNSET
+    run_id: str | UnsetType = UNSET
+    session_id: str | UnsetType = UNSET
+    resolved_at: str | UnsetType = UNSET
+    resolved_by: str | UnsetType = UNSET
+
+
+class ApprovalPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    items: tuple[Approval, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+class ApprovalsResolveParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``remember`` makes a rule of the answer, which ``approvals/rules`` lists; ``patterns`` makes one
+    for calls whose arguments fit any of them.
+    """
+
+    approval_id: str
+    decision: Decision
+    remember: Remember | None = None
+    patterns: tuple[str, ...] = ()
+
+
+class ApprovalsRulesParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    cursor: str | None = None
+    limit: int = 100
+
+
+class ToolRule(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An answer that holds for calls to come: of ``agent``, of ``tool``, with arguments that fit any
+    of ``patterns`` (none: whatever they are), or are exactly ``arguments``.
+    """
+
+    rule_id: str
+    agent: str
+    tool: str
+    policy: Decision
+    author: str
+    created_at: str
+    patterns: tuple[str, ...] = ()
+    arguments: dict[str, Any] | UnsetType = UNSET
+
+
+class ToolRulePage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    items: tuple[ToolRule, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+class RuleIdParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    rule_id: str
+
+
+class ArtifactsPutParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of ``text``, ``data`` (base64) and ``path``, a file that is copied: of an agent, one in its
+    ``run_dir``. A name that the run has an artifact of already gets another one; the latest is the
+    one found by it.
+    """
+
+    run_id: str
+    name: str
+    media_type: str = ""
+    text: str | None = None
+    data: str | None = None
+    path: str | None = None
+
+
+class Artifact(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    artifact_id: str
+    run_id: str
+    name: str
+    media_type: str
+    bytes: int
+    sha256: str
+    created_at: str
+
+
+class ArtifactsGetParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """By ``artifact_id``, or the latest called ``name`` of ``run_id``. ``length`` bytes from ``offset``."""
+
+    artifact_id: str | None = None
+    run_id: str | None = None
+    name: str | None = None
+    offset: int = 0
+    length: int = 1048576
+
+
+class ArtifactPiece(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``data`` is base64; ``more``: there is something behind it."""
+
+    artifact: Artifact
+    data: str
+    offset: int
+    more: bool
+
+
+class ArtifactsListParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Latest first; of one run, or of all that the caller may see."""
+
+    run_id: str | None = None
+    cursor: str | None = None
+    limit: int = 100
+
+
+class ArtifactPage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    items: tuple[Artifact, ...]
+    next_cursor: str | UnsetType = UNSET
 
 
 class MemorySource(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -2039,6 +2197,24 @@ class InputResolvedData(Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str
 
 
+class ApprovalData(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``approval.requested`` and ``approval.resolved``, in the stream of the run, else in ``approvals``."""
+
+    approval: Approval
+
+
+class ToolInterruptedData(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A tool that acts was in the middle of a call when the daemon ended: it may have done it, and is
+    not rerun.
+    """
+
+    call_id: str
+    tool: str
+    actor: str
+    may_have_executed: bool = True
+    run_id: str | UnsetType = UNSET
+
+
 class SessionData(Struct, frozen=True, kw_only=True, omit_defaults=True):
     session: Session
 
@@ -2143,6 +2319,9 @@ EVENT_TYPES: dict[str, type[Struct]] = {
     "item.completed": ItemData,
     "input.requested": InputRequestedData,
     "input.resolved": InputResolvedData,
+    "approval.requested": ApprovalData,
+    "approval.resolved": ApprovalData,
+    "tool.interrupted": ToolInterruptedData,
     "session.created": SessionData,
     "session.updated": SessionData,
     "session.deleted": SessionDeletedData,
@@ -2765,6 +2944,124 @@ class ToolsApi:
         return await self._call("tools/call", params, ToolsCallResult)
 
 
+class ApprovalsApi:
+    """``approvals/*``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def list(
+        self,
+        *,
+        cursor: str | None | UnsetType = UNSET,
+        limit: int | UnsetType = UNSET,
+        status: ApprovalStatus | None | UnsetType = UNSET,
+    ) -> ApprovalPage:
+        """What a person is asked before a tool acts, latest first."""
+        params = _given(
+            cursor=cursor,
+            limit=limit,
+            status=status,
+        )
+        return await self._call("approvals/list", params, ApprovalPage)
+
+    async def resolve(
+        self,
+        *,
+        approval_id: str,
+        decision: Decision,
+        remember: Remember | None | UnsetType = UNSET,
+        patterns: Sequence[str] | UnsetType = UNSET,
+    ) -> Approval:
+        """Allow or deny one, and remember the answer if wanted."""
+        params = _given(
+            approval_id=approval_id,
+            decision=decision,
+            remember=remember,
+            patterns=patterns,
+        )
+        return await self._call("approvals/resolve", params, Approval)
+
+    async def rules(
+        self,
+        *,
+        cursor: str | None | UnsetType = UNSET,
+        limit: int | UnsetType = UNSET,
+    ) -> ToolRulePage:
+        """The answers that are remembered."""
+        return await self._call("approvals/rules", _given(cursor=cursor, limit=limit), ToolRulePage)
+
+    async def revoke(
+        self,
+        *,
+        rule_id: str,
+    ) -> Empty:
+        """Forget a remembered answer."""
+        return await self._call("approvals/revoke", _given(rule_id=rule_id), Empty)
+
+
+class ArtifactsApi:
+    """``artifacts/*``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def put(
+        self,
+        *,
+        run_id: str,
+        name: str,
+        media_type: str | UnsetType = UNSET,
+        text: str | None | UnsetType = UNSET,
+        data: str | None | UnsetType = UNSET,
+        path: str | None | UnsetType = UNSET,
+    ) -> Artifact:
+        """Keep a file that a run has made."""
+        params = _given(
+            run_id=run_id,
+            name=name,
+            media_type=media_type,
+            text=text,
+            data=data,
+            path=path,
+        )
+        return await self._call("artifacts/put", params, Artifact)
+
+    async def get(
+        self,
+        *,
+        artifact_id: str | None | UnsetType = UNSET,
+        run_id: str | None | UnsetType = UNSET,
+        name: str | None | UnsetType = UNSET,
+        offset: int | UnsetType = UNSET,
+        length: int | UnsetType = UNSET,
+    ) -> ArtifactPiece:
+        """One of them, a piece at a time."""
+        params = _given(
+            artifact_id=artifact_id,
+            run_id=run_id,
+            name=name,
+            offset=offset,
+            length=length,
+        )
+        return await self._call("artifacts/get", params, ArtifactPiece)
+
+    async def list(
+        self,
+        *,
+        run_id: str | None | UnsetType = UNSET,
+        cursor: str | None | UnsetType = UNSET,
+        limit: int | UnsetType = UNSET,
+    ) -> ArtifactPage:
+        """What a run, or all of them, have made, latest first."""
+        params = _given(
+            run_id=run_id,
+            cursor=cursor,
+            limit=limit,
+        )
+        return await self._call("artifacts/list", params, ArtifactPage)
+
+
 class MemoryApi:
     """``memory/*``."""
 
@@ -3141,6 +3438,8 @@ class Api:
         self.events = EventsApi(call)
         self.models = ModelsApi(call)
         self.tools = ToolsApi(call)
+        self.approvals = ApprovalsApi(call)
+        self.artifacts = ArtifactsApi(call)
         self.memory = MemoryApi(call)
         self.blocks = BlocksApi(call)
         self.auth = AuthApi(call)

@@ -9,6 +9,7 @@ float from there on. Every size is bounded, before it is computed.
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -26,9 +27,7 @@ _MAX_CHARS = 500
 _MAX_DEPTH = 50
 
 _TOKEN = re.compile(
-    r"\s*(?:(\d+(?:\.\d*)?(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?)"
-    r"|(\*\*|//|[-+*/%^(),]|[a-z][a-z0-9_]*))",
-    re.I,
+    r"\s*(\d+(?:\.\d*)?(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?|\*\*|//|[-+*/%^(),]|[a-z][a-z0-9_]*)"
 )
 _SIGNS = str.maketrans({"\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u2212": "-", "\N{EN DASH}": "-"})
 _WORDS = (
@@ -53,11 +52,11 @@ def evaluate(text: str) -> Number:
     """The value, a ``Fraction`` where it is exact. Raises ``ArithmeticFault``."""
     if len(text) > _MAX_CHARS:
         raise ArithmeticFault(f"an expression of more than {_MAX_CHARS} characters")
-    parser = _Parser(_tokens(text.translate(_SIGNS)))
+    parser = _Parser(_tokens(text if text.isascii() else text.translate(_SIGNS)))
     value = parser.sum(0)
     if parser.peek():
         raise ArithmeticFault(f"unexpected {parser.peek()!r}")
-    return value
+    return Fraction(value) if isinstance(value, int) else value
 
 
 def shown(value: Number) -> str:
@@ -76,7 +75,7 @@ def shown(value: Number) -> str:
             divisor[prime] += 1
     places = max(divisor.values())
     if rest == 1 and places <= 30:
-        return _decimal(value, places)
+        return _decimal(Fraction(value), places)
     rounded = _decimal(Fraction(round(value * 10**12), 10**12), 12).rstrip("0").rstrip(".")
     exact = f"{value.numerator}/{value.denominator}"
     return f"{exact} (about {rounded})" if len(exact) <= 40 else f"about {rounded}"
@@ -110,14 +109,15 @@ def find_expression(text: str) -> str | None:
 
 
 def _tokens(text: str) -> list[str]:
-    found, at = [], 0
-    text = text.rstrip()
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None:
-            raise ArithmeticFault(f"unexpected {text[at : at + 10].strip()!r}")
-        found.append((match.group(1) or match.group(2)).lower())
-        at = match.end()
+    text = text.rstrip().lower()
+    found, end = [], 0
+    for match in _TOKEN.finditer(text):
+        if match.start() != end:
+            break
+        found.append(match[1])
+        end = match.end()
+    if end != len(text):
+        raise ArithmeticFault(f"unexpected {text[end : end + 10].strip()!r}")
     return found
 
 
@@ -138,14 +138,10 @@ class _Parser:
         return token
 
     def sum(self, depth: int) -> Number:
-        return self._left(self._product, {"+": lambda a, b: a + b, "-": lambda a, b: a - b}, depth)
+        return self._left(self._product, _SUMS, depth)
 
     def _product(self, depth: int) -> Number:
-        return self._left(self._sign, {
-            "*": lambda a, b: a * b, "of": lambda a, b: a * b, "/": _divide,
-            "//": lambda a, b: Fraction(math.floor(_divide(a, b))),
-            "%": lambda a, b: a - b * math.floor(_divide(a, b)),
-        }, depth)  # fmt: skip
+        return self._left(self._sign, _PRODUCTS, depth)
 
     def _left(
         self,
@@ -185,7 +181,7 @@ class _Parser:
         elif head and (head[0].isdigit() or head[0] == "."):
             if len(head.partition("e")[2].lstrip("+-0")) > 3:
                 raise ArithmeticFault("too large")
-            value = bounded(Fraction(head))
+            value = bounded(int(head) if head.isdigit() else Fraction(head))
         elif head in CONSTANTS:
             value = CONSTANTS[head]
         elif head in FUNCTIONS and self.peek() == "(":
@@ -198,7 +194,7 @@ class _Parser:
             follows in ("", ")", ",", "of") or not (follows[0].isalnum() or follows[0] in "(.")
         ):
             self.take()
-            value /= 100
+            value = _divide(value, 100)
         return value
 
     def _call(self, name: str, depth: int) -> Number:
@@ -230,7 +226,17 @@ class _Parser:
 def _divide(a: Number, b: Number) -> Number:
     if b == 0:
         raise ArithmeticFault("divided by zero")
-    return a / b
+    return Fraction(a, b) if isinstance(a, int) and isinstance(b, int) else a / b
+
+
+_SUMS: dict[str, Callable[[Number, Number], Number]] = {"+": operator.add, "-": operator.sub}
+_PRODUCTS: dict[str, Callable[[Number, Number], Number]] = {
+    "*": operator.mul,
+    "of": operator.mul,
+    "/": _divide,
+    "//": lambda a, b: math.floor(_divide(a, b)),
+    "%": lambda a, b: a - b * math.floor(_divide(a, b)),
+}
 
 
 def _decimal(value: Fraction, places: int) -> str:

@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import attrs
@@ -121,6 +122,16 @@ def read_key(config: ProviderConfig, env: Mapping[str, str], config_dir: Path) -
             or f"no key: set {name} in the daemon's environment or in {environment.dotenv_path} (mode 0600)"
         )
     return _checked(value, environment.source(name))
+
+
+def tool_key(options: Mapping[str, Any], env: Mapping[str, str], config_dir: Path) -> Secret | None:
+    """The key that a tool's options name by ``api_key_file`` or ``api_key_env``. Raises ``KeyUnavailable``."""
+    named = {name: str(options[name]) for name in ("api_key_file", "api_key_env") if options.get(name)}
+    try:
+        config = ProviderConfig(name="tool", kind="openai", base_url="https://tool.invalid", **named)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise KeyUnavailable(str(error)) from None
+    return read_key(config, env, config_dir)
 
 
 def _from_file(path: Path, *, private: bool) -> Secret:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 if TYPE_CHECKING:
+    from witsd.services.artifacts import Artifacts
     from witsd.services.memory.memory import Memory
+    from witsd.services.models.keys import Secret
     from witsd.services.runs import Runs
     from witsd.supervise.sandbox import Sandboxes
     from witsd.supervise.supervisor import Supervisor
@@ -21,3 +24,6 @@ class Reach:
     runs: Runs
     memory: Memory
     sandboxes: Sandboxes
+    artifacts: Artifacts
+    #: The key that a tool's options name (``api_key_file``, ``api_key_env``), if any. Blocking; ``KeyUnavailable``.
+    key: Callable[[Mapping[str, Any]], Secret | None]

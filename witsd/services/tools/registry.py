@@ -61,6 +61,11 @@ class Registry:
             if unit is not None:
                 unit.offers = _definitions(tools)
 
+    def is_instant(self, name: str) -> bool:
+        """Whether there is such a tool and it is loaded, harmless, and never waits."""
+        tool = self._fixed.get(name)
+        return tool is not None and tool.instant and tool.read_only
+
     def find(self, name: str) -> Tool:
         """Raises ``NotFound``, with the name that is most like it."""
         found = self._fixed.get(name)

@@ -44,6 +44,10 @@ def failure(text: str) -> ToolsCallResult:
 
 def bounded(answer: ToolsCallResult, most_bytes: int) -> ToolsCallResult:
     """The answer with no more than ``most_bytes`` of text; what was cut out is said in its place."""
+    if len(answer.content) == 1 and answer.structured_content is UNSET:
+        (only,) = answer.content
+        if isinstance(only, TextContent) and len(only.text) * 4 <= most_bytes:
+            return answer
     left, cut, content = most_bytes, False, list[Content]()
     for part in answer.content:
         size = _size(part)
@@ -89,8 +93,6 @@ def text_of(answer: ToolsCallResult) -> str:
 
 
 def _size(part: Content) -> int:
-    match part:
-        case TextContent():
-            return len(part.text) if part.text.isascii() else len(part.text.encode("utf-8", "replace"))
-        case _:
-            return len(_encode(part))
+    if isinstance(part, TextContent):
+        return len(part.text) if part.text.isascii() else len(part.text.encode("utf-8", "replace"))
+    return len(_encode(part))

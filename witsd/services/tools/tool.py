@@ -28,7 +28,7 @@ from witsd_client import signatures
 from witsd.values.actor import Actor
 from witsd.values.clock import Clock
 from witsd.values.spec import AgentSpec
-from witsd.values.wire.tools import Content, Policy, ToolAnnotations
+from witsd.values.wire.tools import Content, Policy, ResourceLink, ToolAnnotations
 
 if TYPE_CHECKING:
     from witsd.services.tools.reach import Reach
@@ -45,11 +45,11 @@ class ToolFailed(Exception):
     """The tool cannot do what it is asked: its text is for the model, which may try again in another way."""
 
 
-@attrs.frozen(kw_only=True)
-class ToolContext:
+class ToolContext(msgspec.Struct, frozen=True, kw_only=True):  # made for each call: the cheapest there is
     """Who calls, for what, and what of the daemon a tool may use."""
 
     actor: Actor
+    #: Empty where it answers at once.
     call_id: str
     #: The run that the call is part of; None for a caller without one.
     run_id: str | None
@@ -61,14 +61,27 @@ class ToolContext:
     clock: Clock
     #: The other services.
     reach: Reach
-    #: A folder of the run's own for what a tool leaves for the next; made by whoever uses it.
-    work: Path
-    #: ``[tools.NAME]`` of the settings, its ``options``.
+    work_root: Path
+    #: ``options`` of ``[tools.NAME]``, of the definition and the settings.
     options: Mapping[str, Any]
 
+    @property
+    def work(self) -> Path:
+        """A folder of the run's own for what a tool leaves for the next; made by whoever uses it."""
+        return self.work_root / (self.run_id or self.call_id)
 
-@attrs.frozen
-class Answer:
+    async def keep(self, name: str, media_type: str, data: bytes) -> ResourceLink | None:
+        """Keep a file as an artifact of the run, to be linked in the answer; None where there is no run.
+
+        Raises ``LimitExceeded``.
+        """
+        if self.run_id is None:
+            return None
+        kept = await self.reach.artifacts.keep(self.run_id, name, media_type, data)
+        return ResourceLink(uri=f"artifact:{kept.artifact_id}", name=kept.name, mime_type=kept.media_type)
+
+
+class Answer(msgspec.Struct, frozen=True):
     """What a tool answers where text or one value does not say it all."""
 
     content: tuple[Content, ...]

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import msgspec
 import trio
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
+from witsd.services.approvals import Approvals
 from witsd.services.run_state import LiveRun
+from witsd.services.tools import policies
+from witsd.services.tools.acting import Acting, Call
 from witsd.services.tools.foreign import BadArguments
 from witsd.services.tools.reach import Reach
 from witsd.services.tools.registry import Registry
 from witsd.services.tools.results import bounded, failure, result_of, text_of
 from witsd.services.tools.tool import Tool, ToolContext, ToolFailed, UnknownArgument
-from witsd.values.actor import Actor
+from witsd.values.actor import Actor, Scope
 from witsd.values.clock import Clock
-from witsd.values.errors import InvalidParams, InvalidState, NotFound, Timeout, WitsdError
+from witsd.values.errors import InvalidParams, InvalidState, NotFound, PermissionDenied, Timeout, WitsdError
 from witsd.values.ids import Ids, ItemId
 from witsd.values.items import ItemStatus, ToolCallItem
-from witsd.values.spec import AgentSpec
+from witsd.values.spec import AgentSpec, ToolPolicy
 from witsd.values.wire import tools as wire
 from witsd.values.wire.native import ItemNotification
 
@@ -37,6 +41,15 @@ log = logging.getLogger("witsd.tools")
 #: Characters of an exception's text that a caller is told.
 _SHOWN = 500
 _MISSING = re.compile(r"missing required field `(\w+)`")
+
+
+class _Called(msgspec.Struct):
+    name: str = ""
+    run_id: Any = None
+    idempotency_key: Any = None
+
+
+_read_called = msgspec.json.Decoder(_Called).decode
 
 
 @attrs.define(eq=False)
@@ -49,6 +62,10 @@ class Tools:
     _ids: Ids
     #: Where runs have folders of their own for what tools leave behind.
     _work: Path
+    _acting: Acting
+    _approvals: Approvals
+    #: ``[tools.NAME]`` of the settings.
+    _settings: Mapping[str, ToolPolicy]
     _busy: dict[str, trio.CapacityLimiter] = attrs.field(factory=dict)
 
     # ---- methods --------------------------------------------------------------------------------------
@@ -66,14 +83,15 @@ class Tools:
         return wire.ToolPage(items=tuple(page), next_cursor=page[-1].name if len(shown) > len(page) else UNSET)
 
     def _view(self, actor: Actor, tool: Tool) -> wire.Tool:
-        reason = tool.unavailable({})
+        spec = self._spec(actor)
+        reason = tool.unavailable(policies.options_of(tool.name, *self._places(spec)))
         return wire.Tool(
             name=tool.name,
             description=tool.description,
             input_schema=tool.input_schema,
             output_schema=tool.output_schema or UNSET,
             source=tool.source,
-            policy="allow" if actor.agent is None else tool.policy,
+            policy=policies.decide(tool, {}, (), *self._places(spec)),
             annotations=tool.annotations,
             available=not reason,
             reason=reason or UNSET,
@@ -90,14 +108,79 @@ class Tools:
         actor.require_grant("tools", params.name)
         tool = self._registry.find(params.name)
         arguments = _read(tool, params.arguments)
-        if reason := tool.unavailable({}):
+        if tool.instant and params.run_id is None and _is_free(actor, params):
+            return await self._run_tool(tool, self._context(actor, "", None, params.cwd, None, {}), arguments)
+        spec = self._spec(actor)
+        options = policies.options_of(tool.name, *self._places(spec))
+        if reason := tool.unavailable(options):
             raise InvalidState(f"{tool.name} cannot be used: {reason}", state="unavailable")
+        policy = self._policy(actor, tool, params.arguments, spec)
+        if policy == "deny":
+            raise PermissionDenied(
+                f"{tool.name} is denied to {actor.label} with these arguments, by a rule or a [tools] policy",
+                needs=f"tools.{tool.name}.policy",
+            )
         run = self._run(actor, params.run_id)
-        call_id = self._ids.new("call")
-        context = self._context(actor, call_id, run, params.cwd)
-        if tool.instant and run is None:
-            return await self._run_tool(tool, context, arguments)
-        return await self._in_time(tool, context, arguments, params, run)
+        harmless = tool.read_only and policy == "allow" and params.idempotency_key is None
+        context = self._context(actor, self._ids.new("call"), run, params.cwd, spec, options)
+        if harmless:
+            return await self._in_time(tool, context, arguments, params, run)
+        return await self._act(tool, context, arguments, params, run, ask=policy == "ask")
+
+    async def _act(
+        self,
+        tool: Tool,
+        context: ToolContext,
+        arguments: object,
+        params: wire.ToolsCallParams,
+        run: LiveRun | None,
+        *,
+        ask: bool,
+    ) -> wire.ToolsCallResult:
+        call = Call(
+            call_id=context.call_id,
+            tool=tool.name,
+            arguments=params.arguments,
+            actor=context.actor,
+            cwd=None if context.cwd is None else str(context.cwd),
+            run=run,
+            ask=ask,
+            key=params.idempotency_key,
+            timeout_s=params.timeout_s,
+        )
+        begun = await self._acting.begin(call)
+        if isinstance(begun, wire.ToolsCallResult):
+            return begun
+        result = None
+        try:
+            result = await self._in_time(tool, context, arguments, params, run)
+        finally:
+            self._acting.end(begun.call_id, result)
+        return result
+
+    def _spec(self, actor: Actor) -> AgentSpec | None:
+        unit = None if actor.agent is None else self._reach.supervisor.units.get(actor.agent)
+        return unit.spec if unit else None
+
+    def _places(self, spec: AgentSpec | None) -> tuple[Mapping[str, ToolPolicy], ...]:
+        return (self._settings,) if spec is None else (spec.tools, self._settings)
+
+    def _policy(self, actor: Actor, tool: Tool, arguments: dict[str, Any], spec: AgentSpec | None) -> wire.Policy:
+        """Who could answer an approval is not asked for one."""
+        if _is_asked(actor):
+            return "allow"
+        rules = self._approvals.rules_for(actor.agent or "", tool.name, arguments)
+        return policies.decide(tool, arguments, rules, *self._places(spec))
+
+    def is_instant(self, actor: Actor, params: Raw) -> bool:
+        """Whether a ``tools/call`` is of a tool that never waits, by somebody who is asked nothing."""
+        if not _is_asked(actor):
+            return False
+        try:
+            called = _read_called(params)
+        except (msgspec.DecodeError, ValueError):
+            return False
+        return called.run_id is None and called.idempotency_key is None and self._registry.is_instant(called.name)
 
     # ---- one call -------------------------------------------------------------------------------------
 
@@ -109,11 +192,15 @@ class Tools:
             raise NotFound(f"there is no run {run_id!r} of {actor.label} that is on", kind="run", id=run_id)
         return run
 
-    def _context(self, actor: Actor, call_id: str, run: LiveRun | None, cwd: str | None) -> ToolContext:
-        spec: AgentSpec | None = None
-        if actor.agent is not None:
-            unit = self._reach.supervisor.units.get(actor.agent)
-            spec = unit.spec if unit else None
+    def _context(
+        self,
+        actor: Actor,
+        call_id: str,
+        run: LiveRun | None,
+        cwd: str | None,
+        spec: AgentSpec | None,
+        options: Mapping[str, Any],
+    ) -> ToolContext:
         if run is not None and run.input.cwd is not UNSET:
             where: Path | None = Path(run.input.cwd)
         elif cwd is not None and actor.agent is None:
@@ -129,8 +216,8 @@ class Tools:
             cwd=where,
             clock=self._clock,
             reach=self._reach,
-            work=self._work / (run.run_id if run else call_id),
-            options={},
+            work_root=self._work,
+            options=options,
         )
 
     async def _in_time(
@@ -205,6 +292,16 @@ class Ending:
     def __call__(self, result: wire.ToolsCallResult) -> wire.ToolsCallResult:
         self.result = result
         return result
+
+
+def _is_asked(actor: Actor) -> bool:
+    """Whether it is one of those that answer approvals."""
+    return actor.agent is None and Scope.APPROVE in actor.scopes
+
+
+def _is_free(actor: Actor, params: wire.ToolsCallParams) -> bool:
+    """Whether there is nothing to ask and nothing to write down for a call of a tool that answers at once."""
+    return params.idempotency_key is None and _is_asked(actor)
 
 
 def _read(tool: Tool, given: dict[str, object]) -> object:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from witsd.values.items import Item
 from witsd.values.wire.agents import AgentHealth, AgentState, LogLevel
+from witsd.values.wire.approvals import ApprovalData, ToolInterruptedData
 from witsd.values.wire.common import UNSET, UnsetType
 from witsd.values.wire.metrics import AgentAlertData
 from witsd.values.wire.runs import ErrorInfo, RunInput, Usage
@@ -186,6 +187,9 @@ EVENT_TYPES: dict[str, type] = {
     "item.completed": ItemData,
     "input.requested": InputRequestedData,
     "input.resolved": InputResolvedData,
+    "approval.requested": ApprovalData,
+    "approval.resolved": ApprovalData,
+    "tool.interrupted": ToolInterruptedData,
     "session.created": SessionData,
     "session.updated": SessionData,
     "session.deleted": SessionDeletedData,
