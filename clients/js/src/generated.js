@@ -159,6 +159,17 @@ export const METHODS = {
     "list",
     "call"
   ],
+  "approvals": [
+    "list",
+    "resolve",
+    "rules",
+    "revoke"
+  ],
+  "artifacts": [
+    "put",
+    "get",
+    "list"
+  ],
   "memory": [
     "add",
     "search",

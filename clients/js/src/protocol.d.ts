@@ -186,7 +186,17 @@ export interface Grants {
   memory?: string[];
   models?: string[];
   agents?: string[];
+  /** Folders that its file tools may read, and those that they may write to, too. */
+  files?: string[];
+  files_write?: string[];
   memory_trust?: "untrusted" | "tool" | "agent" | "person";
+}
+
+/** ``[tools.NAME]``, of an agent's definition or of ``witsd.toml``; NAME may be a pattern of names. ``policy`` holds for calls whose arguments fit any of ``patterns`` (none: for all), each ``ARGUMENT=GLOB``, or a glob that any of the arguments may fit; ``options`` are the tool's own. */
+export interface ToolPolicy {
+  policy?: "allow" | "ask" | "deny" | null;
+  patterns?: string[];
+  options?: Record<string, any>;
 }
 
 /** ``per``: each run has as much, or all runs together in an hour or a day (of UTC), or for good. */
@@ -230,6 +240,8 @@ export interface AgentSpec {
   limits?: Limits;
   alerts?: Alerts;
   grants?: Grants;
+  /** What becomes of its calls of tools, by name or pattern of one. */
+  tools?: Record<string, ToolPolicy>;
   budget?: AgentBudget;
   options?: Record<string, any>;
 }
@@ -466,6 +478,8 @@ export interface ArtifactItem {
   media_type: string;
   path?: string;
   text?: string;
+  /** What ``artifacts/get`` takes, where the daemon keeps it. */
+  artifact_id?: string;
 }
 
 /** What a model call used. Counts are tokens as the provider reports them. */
@@ -945,6 +959,119 @@ export interface ToolsCallResult {
   content: (TextContent | ImageContent | ResourceLink)[];
   structured_content?: any;
   is_error: boolean;
+}
+
+/** Latest first; ``status`` absent: all. */
+export interface ApprovalsListParams {
+  cursor?: string | null;
+  limit?: number;
+  status?: "pending" | "allowed" | "denied" | "expired" | "cancelled" | null;
+}
+
+/** One request. ``hash`` is of tool, arguments, working folder and agent: the answer is for these and no others. ``cancelled``: whoever wanted to call is gone. ``executed``: what has become of the call; ``may_have_executed`` where the daemon ended, or the call was given up, in the middle of it. */
+export interface Approval {
+  approval_id: string;
+  status: "pending" | "allowed" | "denied" | "expired" | "cancelled";
+  tool: string;
+  arguments: Record<string, any>;
+  actor: string;
+  hash: string;
+  created_at: string;
+  expires_at: string;
+  executed: "no" | "running" | "done" | "may_have_executed";
+  cwd?: string;
+  run_id?: string;
+  session_id?: string;
+  resolved_at?: string;
+  resolved_by?: string;
+}
+
+export interface ApprovalPage {
+  items: Approval[];
+  next_cursor?: string;
+}
+
+/** ``remember`` makes a rule of the answer, which ``approvals/rules`` lists; ``patterns`` makes one for calls whose arguments fit any of them. */
+export interface ApprovalsResolveParams {
+  approval_id: string;
+  decision: "allow" | "deny";
+  remember?: "call" | "tool" | null;
+  patterns?: string[];
+}
+
+export interface ApprovalsRulesParams {
+  cursor?: string | null;
+  limit?: number;
+}
+
+/** An answer that holds for calls to come: of ``agent``, of ``tool``, with arguments that fit any of ``patterns`` (none: whatever they are), or are exactly ``arguments``. */
+export interface ToolRule {
+  rule_id: string;
+  agent: string;
+  tool: string;
+  policy: "allow" | "deny";
+  author: string;
+  created_at: string;
+  patterns: string[];
+  arguments?: Record<string, any>;
+}
+
+export interface ToolRulePage {
+  items: ToolRule[];
+  next_cursor?: string;
+}
+
+export interface RuleIdParams {
+  rule_id: string;
+}
+
+/** One of ``text``, ``data`` (base64) and ``path``, a file that is copied: of an agent, one in its ``run_dir``. A name that the run has an artifact of already gets another one; the latest is the one found by it. */
+export interface ArtifactsPutParams {
+  run_id: string;
+  name: string;
+  media_type?: string;
+  text?: string | null;
+  data?: string | null;
+  path?: string | null;
+}
+
+export interface Artifact {
+  artifact_id: string;
+  run_id: string;
+  name: string;
+  media_type: string;
+  bytes: number;
+  sha256: string;
+  created_at: string;
+}
+
+/** By ``artifact_id``, or the latest called ``name`` of ``run_id``. ``length`` bytes from ``offset``. */
+export interface ArtifactsGetParams {
+  artifact_id?: string | null;
+  run_id?: string | null;
+  name?: string | null;
+  offset?: number;
+  length?: number;
+}
+
+/** ``data`` is base64; ``more``: there is something behind it. */
+export interface ArtifactPiece {
+  artifact: Artifact;
+  data: string;
+  offset: number;
+  more: boolean;
+}
+
+/** Latest first; of one run, or of all that the caller may see. */
+export interface ArtifactsListParams {
+  run_id?: string | null;
+  cursor?: string | null;
+  limit?: number;
+}
+
+export interface ArtifactPage {
+  items: Artifact[];
+  next_cursor?: string;
 }
 
 /** Where a text comes from. */
@@ -1602,6 +1729,20 @@ export interface InputResolvedData {
   request_id: string;
 }
 
+/** ``approval.requested`` and ``approval.resolved``, in the stream of the run, else in ``approvals``. */
+export interface ApprovalData {
+  approval: Approval;
+}
+
+/** A tool that acts was in the middle of a call when the daemon ended: it may have done it, and is not rerun. */
+export interface ToolInterruptedData {
+  call_id: string;
+  tool: string;
+  actor: string;
+  may_have_executed: boolean;
+  run_id?: string;
+}
+
 export interface SessionData {
   session: Session;
 }
@@ -1688,6 +1829,9 @@ export interface EventData {
   "item.completed": ItemData;
   "input.requested": InputRequestedData;
   "input.resolved": InputResolvedData;
+  "approval.requested": ApprovalData;
+  "approval.resolved": ApprovalData;
+  "tool.interrupted": ToolInterruptedData;
   "session.created": SessionData;
   "session.updated": SessionData;
   "session.deleted": SessionDeletedData;
@@ -1828,6 +1972,28 @@ export interface ToolsApi {
   call(params: ToolsCallParams, options?: CallOptions): Promise<ToolsCallResult>;
 }
 
+/** `approvals/*` */
+export interface ApprovalsApi {
+  /** What a person is asked before a tool acts, latest first. */
+  list(params?: ApprovalsListParams, options?: CallOptions): Promise<ApprovalPage>;
+  /** Allow or deny one, and remember the answer if wanted. */
+  resolve(params: ApprovalsResolveParams, options?: CallOptions): Promise<Approval>;
+  /** The answers that are remembered. */
+  rules(params?: ApprovalsRulesParams, options?: CallOptions): Promise<ToolRulePage>;
+  /** Forget a remembered answer. */
+  revoke(params: RuleIdParams, options?: CallOptions): Promise<Empty>;
+}
+
+/** `artifacts/*` */
+export interface ArtifactsApi {
+  /** Keep a file that a run has made. */
+  put(params: ArtifactsPutParams, options?: CallOptions): Promise<Artifact>;
+  /** One of them, a piece at a time. */
+  get(params?: ArtifactsGetParams, options?: CallOptions): Promise<ArtifactPiece>;
+  /** What a run, or all of them, have made, latest first. */
+  list(params?: ArtifactsListParams, options?: CallOptions): Promise<ArtifactPage>;
+}
+
 /** `memory/*` */
 export interface MemoryApi {
   /** Remember a text; found by its words at once, by its meaning soon after. */
@@ -1900,6 +2066,8 @@ export interface Api {
   events: EventsApi;
   models: ModelsApi;
   tools: ToolsApi;
+  approvals: ApprovalsApi;
+  artifacts: ArtifactsApi;
   memory: MemoryApi;
   blocks: BlocksApi;
   auth: AuthApi;
