@@ -144,6 +144,28 @@ def test_what_is_no_longer_true_is_closed_and_left_out(daemon: Daemon) -> None:
         assert c.call("memory/search", query="parcel", include=["expired"])["items"][0]["memory_id"] == gone
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("My favourite colour is blue.", "Green is my favorite color now."),
+        ("Green is my favourite colour.", "My favourite colour is blue."),
+        ("I moved to Rome.", "I live in Oslo."),
+        ("I live in Oslo.", "I have moved to Rome."),
+        ("Call me Ishmael.", "My name is Ada."),
+        ("I am 34 years old.", "My age is 35."),
+    ],
+)
+def test_what_one_says_of_oneself_closes_what_one_said_however_it_is_put(
+    daemon: Daemon, first: str, then: str
+) -> None:
+    with wire(daemon.socket) as c:
+        old = add(c, first, kind="turn", speaker="Ann")
+        add(c, first, kind="turn", speaker="Bob")
+        new = add(c, then, kind="turn", speaker="Ann")
+        assert c.call("memory/get", memory_id=old)["superseded_by"] == new
+        assert {m["text"] for m in c.call("memory/list")["items"]} == {first, then}
+
+
 def test_a_change_is_found_and_its_past_is_kept(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         memory_id = add(c, "The key is under the mat", metadata={"a": 1})

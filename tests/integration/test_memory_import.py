@@ -77,6 +77,31 @@ def test_parts_that_a_document_has_lost_are_closed(daemon: Daemon, tmp_path: Pat
         assert texts(c, "walrus3")
 
 
+def test_what_is_gone_from_a_folder_is_closed_when_it_is_asked_for(daemon: Daemon, tmp_path: Path) -> None:
+    notes, other = tmp_path / "notes", tmp_path / "other"
+    for folder in (notes, other):
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "gecko.md").write_text(f"The gecko of {folder.name} climbs.")
+        (folder / "skink.txt").write_text(f"The skink of {folder.name} hides.")
+        (folder / "copy.txt").write_text(f"The skink of {folder.name} hides.")
+    assert counts(imported(daemon, notes, other)) == (6, 0, 0, 0)
+    (notes / "deep" / "gecko.md").unlink()
+    (notes / "copy.txt").unlink()
+    (other / "deep" / "gecko.md").unlink()
+    with wire(daemon.socket) as c:
+        assert counts(imported(daemon, notes)) == (0, 1, 0, 0)
+        assert len(texts(c, "gecko")) == 2, "nobody asked"
+        assert counts(imported(daemon, "--prune", notes)) == (0, 1, 2, 0)
+        assert texts(c, "gecko") == ["The gecko of other climbs."], "of another folder"
+        assert len(texts(c, "skink")) == 2
+        (notes / "deep" / "gecko.md").write_text("The gecko of notes climbs.")
+        assert counts(imported(daemon, "--prune", notes)) == (1, 1, 0, 0)
+        assert len(texts(c, "gecko")) == 2
+        # A folder that is not there may be a disk that is not mounted.
+        assert daemon.cli("memory", "import", "--prune", str(tmp_path / "gone")).returncode == 1
+        assert len(texts(c, "skink")) == 2
+
+
 def test_a_copy_stands_in_when_the_first_of_two_same_files_changes(daemon: Daemon, tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("The gecko climbs.")

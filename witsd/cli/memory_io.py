@@ -70,8 +70,10 @@ class _Sender:
         self._items.append((place, item))
         self._characters += size
 
-    def whole(self, namespace: str, key: str, parts: int) -> None:
+    async def whole(self, namespace: str, key: str, parts: int) -> None:
         self._whole.append({"namespace": namespace, "key": key, "parts": parts})
+        if len(self._whole) == _ITEMS:
+            await self.flush()
 
     async def flush(self) -> None:
         items, whole = self._items, self._whole
@@ -110,9 +112,12 @@ class _Sender:
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="auto", show_default=True,
               help="How to read the files; auto goes by their names.")
 @click.option("--strict", is_flag=True, help="Stop at the first thing that cannot be read.")
+@click.option("--prune", is_flag=True,
+              help="Also close what came from a file of these folders that is there no more.")
 @click.pass_context
 def memory_import(
-    ctx: click.Context, paths: tuple[Path, ...], namespace: str | None, form: str, strict: bool, as_json: bool
+    ctx: click.Context, paths: tuple[Path, ...], namespace: str | None, form: str, strict: bool, prune: bool,
+    as_json: bool,
 ) -> None:
     """Remember what is in files and folders: Markdown, text, HTML, PDF, JSON Lines, chats.
 
@@ -131,6 +136,8 @@ def memory_import(
         sender = _Sender(client, tally, strict)
         with Bar(f"reading {len(found.files)} files", quiet=as_json) as progress:
             await _send_all(sender, found, namespace, progress)
+        if prune:
+            await _prune(sender, [path.absolute() for path in paths if path.is_dir()], namespace or "shared")
 
     try:
         run(send)
@@ -154,7 +161,7 @@ async def _send_all(sender: _Sender, found: Found, namespace: str | None, progre
                 await sender.add(place, item)
                 parts += 1
             if keys:
-                sender.whole(namespace or "shared", str(file.path), parts)
+                await sender.whole(namespace or "shared", str(file.path), parts)
         except Unreadable as error:
             sender.bad(str(file.path), str(error))
         except OSError as error:
@@ -162,6 +169,29 @@ async def _send_all(sender: _Sender, found: Found, namespace: str | None, progre
         done += file.size
         progress(done, total)
     await sender.flush()
+
+
+async def _prune(sender: _Sender, folders: list[Path], namespace: str) -> None:
+    """Close the documents of ``folders`` whose file is gone. What is only passed over by now is there."""
+    gone: set[str] = set()
+    params: dict[str, Any] = {
+        "namespace": namespace, "kind": "document", "filter": {"source.file": {"exists": True}},
+        "include": ["duplicates"], "limit": 200,
+    }  # fmt: skip
+    while True:
+        page = await sender.client.call("memory/list", params)
+        gone.update(file for item in page["items"] if _is_gone(file := item["source"]["file"], folders))
+        if page.get("next_cursor") is None:
+            break
+        params["cursor"] = page["next_cursor"]
+    for name in sorted(gone):
+        await sender.whole(namespace, name, 0)
+    await sender.flush()
+
+
+def _is_gone(file: str, folders: list[Path]) -> bool:
+    path = Path(file)
+    return any(path.is_relative_to(folder) for folder in folders) and not path.exists()
 
 
 def _read(file: File, namespace: str | None, sender: _Sender) -> tuple[Iterator[tuple[str, dict[str, Any]]], bool]:

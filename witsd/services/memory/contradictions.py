@@ -10,6 +10,7 @@ from witsd.journal.journal import Tx
 from witsd.services.memory import hygiene, records, store
 from witsd.services.memory.index import word_of
 from witsd.services.memory.statements import (
+    SAID_AS,
     SPELLINGS,
     Statement,
     may_state,
@@ -79,8 +80,9 @@ def _settle(tx: Tx, row: records.Row, stated: Statement) -> None:
 
 
 def _either(word: str) -> str:
-    """A word for the text index, in both spellings."""
-    return " OR ".join(f'"{form}"' for form in filter(None, (word.replace('"', ""), SPELLINGS.get(word))))
+    """A word for the text index, in both spellings, and what may stand in its place."""
+    forms = (word.replace('"', ""), SPELLINGS.get(word), *SAID_AS.get(word, ()))
+    return " OR ".join(f'"{form}"' for form in filter(None, forms))
 
 
 def _subject_before(tx: Tx, row: records.Row) -> str:

@@ -21,7 +21,25 @@ _HAS = re.compile(
     r"(?i)\bmy\s+([a-z][a-z' -]{0,40}?)\s+(?:is|are|was)\s+(?:called\s+)?(.{1,200}?)"
     r"(?=\s*(?:,?\s*(?:and|but)\s+(?:my|i)\b|[;\n]|[.!?](?:\s|$)|$))"
 )
-_CALLED = re.compile(r"(?i)\b(?:i am called|i'm called|call me|they call me)\s+([^\s,.;!?][^,.;!?\n]{0,80})")
+_CALLED = re.compile(
+    r"(?i)\b(?:i am called|i'm called|call me|they call me|i go by|i(?:'d like| prefer) to be called)"
+    r"\s+([^\s,.;!?][^,.;!?\n]{0,80})"
+)
+#: ``green is my favourite colour``; the value is the clause up to there.
+_IS_MY = re.compile(
+    r"(?i)(?:^|[,;:])\s*((?:[^\s,.;:!?]+\s+){0,4}[^\s,.;:!?]+)\s+(?:is|are)\s+(?:now\s+)?"
+    r"my\s+((?:favou?rite|preferred)\s+[a-z][a-z' -]{0,40}?)(?:\s+now)?(?=\s*(?:[,;\n]|[.!?](?:\s|$)|$))"
+)
+#: What begins so is no value: ``I forgot which is my favourite colour``.
+_NO_VALUE = re.compile(
+    r"(?i)^(?:i|we|you|he|she|they|it|this|that|what|which|here|there|if|whether)\b|\b(?:what|which)$"
+)
+_AGE = re.compile(rf"(?i)\bi(?:'m| am)\s+(?:{_NOW})?(\d{{1,3}}) years? old\b")
+#: A place begins with a capital letter: one moves to the window, too.
+_MOVED = re.compile(
+    r"\b[Ii](?:'ve| have)?\s+(?:just |now |recently )?moved\s+to\s+([^\W\d_a-z][^,.;!?\n]{0,60}?)"
+    r"(?=\s+(?:and|but|last|in|from|for|with|because|yesterday|this|now)\b|[,.;!?\n]|$)"
+)
 _LIVES = re.compile(
     rf"(?i)\bi\s+(?:{_NOW})?(live|work)\s+(?:{_NOW})?((?:in|at|for|as)\s+[^,.;!?\n]{{1,80}}?)(?=\s+and\b|[,.;!?\n]|$)"
 )
@@ -37,8 +55,12 @@ _LEAD = re.compile(
     r"btw|just|for the record|fyi|yes|no)\b)*\W*$"
 )
 _FIRST = re.compile(rf"(?i)^{_NOW}")
-_MAY_STATE = re.compile(r"(?i)\b(?:my|call(?:ed)?|i (?:now |currently |actually )?(?:live|work)|it(?:'s| is))\b")
+_MAY_STATE = re.compile(
+    r"(?i)\b(?:my|call(?:ed)?|i (?:now |currently |actually )?(?:live|work)|it(?:'s| is)|i go by|moved to|years? old)\b"
+)
 _SPELLING = {"favorite": "favourite", "color": "colour", "colors": "colours", "favorites": "favourites"}
+#: Words by which the same may have been stated.
+SAID_AS = {"name": ("call", "go"), "live": ("moved",), "age": ("old",)}
 SPELLINGS = {british: american for american, british in _SPELLING.items()}
 #: Of these one has one at a time: another value takes the place of the one before.
 _SINGLE = re.compile(
@@ -137,6 +159,14 @@ def _in_clause(clause: str) -> Iterator[tuple[str, str, re.Match[str]]]:
         yield "name", match[1].strip(" \"'“”"), match
     for match in _LIVES.finditer(clause):
         yield match[1].lower(), match[2].strip(), match
+    for match in _MOVED.finditer(clause):
+        yield "live", f"in {match[1].strip()}", match
+    for match in _AGE.finditer(clause):
+        yield "age", match[1], match
+    for match in _IS_MY.finditer(clause):
+        value = _FIRST.sub("", match[1].strip(" \"'“”"))
+        if not _NO_VALUE.search(value):
+            yield attribute(match[2]), value, match
 
 
 def _words(text: str) -> list[str]:
