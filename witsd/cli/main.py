@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 import click
@@ -69,6 +69,8 @@ class Root(base.Noun):
 
 def version() -> str:
     """The version of the installed distribution; from a source tree that of its client, which is the same."""
+    from importlib import metadata  # for this alone, and not quick to load
+
     try:
         return metadata.version("witsd")
     except metadata.PackageNotFoundError:

@@ -27,7 +27,7 @@ async def test_declares_itself() -> None:
         assert result == {
             "protocol_version": "1",
             "agent_info": {"name": "mine", "version": "3"},
-            "capabilities": {"sessions": False, "embeddings": False},
+            "capabilities": {"sessions": False, "embeddings": False, "completions": False},
             "tools": [
                 {"name": "count", "description": "counts", "input_schema": {}, "read_only": False, "parallel": False}
             ],

@@ -59,6 +59,12 @@ def test_every_name_loads() -> None:
         _ = witsd_client.nonsense
 
 
+def test_a_client_on_the_socket_loads_no_websocket() -> None:
+    code = "import sys, witsd_client; witsd_client.connect, witsd_client.Agent; print('wsproto' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_paths_load_nothing_else() -> None:
     code = (
         "import sys, witsd_client.paths; witsd_client.paths.Paths.from_environment(); "
