@@ -23,7 +23,12 @@ class Nested(msgspec.Struct):
 @pytest.mark.parametrize(
     ("root", "path", "value", "says"),
     [
-        (AgentsDefineParams, "spec.kind", "odd", "'odd' is not valid here: say assistant, exec, external, langchain or native"),  # noqa: E501
+        (
+            AgentsDefineParams,
+            "spec.kind",
+            "odd",
+            "'odd' is not valid here: say assistant, exec, external, langchain or native",
+        ),
         (AgentSpec, "ready.when", "x", "'x' is not valid here: say http, log, notify, started or tcp"),
         (SessionsUpdateParams, "settings.memory", "maybe", "'maybe' is not valid here: say off or on"),
         (Nested, "many[...][...]", "c", "'c' is not valid here: say a or b"),
