@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from importlib.util import find_spec
@@ -19,6 +20,14 @@ def need(*modules: str) -> None:
     for module in modules:
         if find_spec(module) is None:
             pytest.skip(f"{module} is not installed here: see tests/frameworks/requirements.txt")
+
+
+def need_import(module: str) -> None:
+    """For what may be installed and still not be importable, as where it fetches something first."""
+    need(module)
+    tried = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"{module} cannot be imported here: {tried.stderr.strip().splitlines()[-1][:200]}")
 
 
 def define(daemon: Daemon, name: str, **more: Any) -> None:
@@ -81,3 +90,23 @@ def test_the_openai_agents_sdk_speaks_to_the_daemon_as_if_it_were_openai(daemon:
     run = ask(daemon, "sdk", "What is 15 * 23?")
     assert run["output"].endswith("The tool says: 345")
     assert any("multiply" in item.get("text", "") for item in run["items"] if item["type"] == "log")
+
+
+def test_one_task_of_langroids_lives_through_a_conversation_and_asks_its_user(daemon: Daemon) -> None:
+    need_import("langroid")  # which is large, and fetches a tokenizer when it is first imported
+    native(daemon, "guide", "langroid_agent.py")
+    session_id = daemon.call("sessions/create", agent="guide")["session_id"]
+    run_id = daemon.call("sessions/prompt", session_id=session_id, text="Hello there")["run_id"]
+    deadline = time.monotonic() + PATIENCE_S
+    while (run := daemon.call("runs/get", run_id=run_id))["status"] in ("queued", "running"):
+        assert time.monotonic() < deadline, run
+        time.sleep(0.1)
+    assert run["status"] == "waiting", run
+    (asked,) = (item for item in run["items"] if item["type"] == "input_request")
+    assert asked["message"].endswith("What can I do for you?")
+    daemon.call("runs/respond", run_id=run_id, request_id=asked["request_id"], response="stops early")
+    run = daemon.call("runs/wait", run_id=run_id, timeout_s=PATIENCE_S)
+    assert run["output"] == "One two three stop here four five."
+    run_id = daemon.call("sessions/prompt", session_id=session_id, text="stops early, again")["run_id"]
+    run = daemon.call("runs/wait", run_id=run_id, timeout_s=PATIENCE_S)
+    assert run["output"] == "One two three stop here four five."
