@@ -53,12 +53,15 @@ class Question:
 
 
 class Invention:
-    """``each`` memories in each of so many namespaces; the same ones for the same ``seed``."""
+    """``each`` memories in each of so many namespaces; the same ones for the same ``seed``.
+
+    What they are about is the same for every ``seed``: questions are about what others remember.
+    """
 
     def __init__(self, namespaces: int, each: int, seed: int = 1) -> None:
         self.namespaces = namespaces
         self.each = each
-        self._random = chance = Random(seed)
+        self._random = chance = Random(1)
         lines = [line.partition(": ")[2] for path in _CHATS for line in path.read_text().splitlines()]
         self._common = [word for line in lines for word in line.split()]
         self._own = [
@@ -71,6 +74,7 @@ class Invention:
         self._subjects = self._directions(_SUBJECTS, 0.60)
         self._aspects = [self._directions(_ASPECTS, 0.65) for _ in range(_SUBJECTS // 8)]
         self._noises = self._directions(_NOISES, 0.45)
+        self._random = Random(seed)
 
     def memories(self) -> Iterator[Memory]:
         """Session by session, the namespaces in turn."""
