@@ -268,8 +268,8 @@ class MemoryAdds:
         ):
             witsd.start()
             with (
-                program("use_memory", str(witsd.socket), "add", "11", "0") as adder,
-                program("use_memory", str(witsd.socket), "search", "12", "200") as searcher,
+                program("use_memory", str(witsd.socket), "add", "11", "0", "100") as adder,
+                program("use_memory", str(witsd.socket), "search", "12", "200", "100") as searcher,
             ):
 
                 def once() -> Sample:
@@ -300,8 +300,8 @@ class MemoryDisk:
                 before = file.stat().st_size
                 witsd.start()
                 count = 0
-                with program("use_memory", str(witsd.socket), "add", "13", "0") as adder:
-                    while count < run.scaled(20_000):  # 200 in each namespace
+                with program("use_memory", str(witsd.socket), "add", "13", "0", "20") as adder:
+                    while count < run.scaled(20_000):  # 1,000 in each namespace
                         adder.tell("2")
                         adder.expect("measured")
                         count = sum(space["records"] for space in _spaces(witsd))

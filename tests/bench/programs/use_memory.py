@@ -1,4 +1,4 @@
-"""Clients of memory: ``use_memory SOCKET add|search SEED PER_S``; each line on stdin says for how many seconds.
+"""Clients of memory: ``use_memory SOCKET add|search SEED PER_S NAMESPACES``; a line on stdin says for how many seconds.
 
 Prints how many answers came, a second. ``add`` adds turns with their vectors, 64 on their way at a time, as fast as it
 is let (PER_S 0). ``search`` asks PER_S questions a second with their vectors, each in one namespace.
@@ -15,7 +15,6 @@ from itertools import count, islice
 
 from tests.bench.memory_data import Invention
 
-NAMESPACES = 100
 _WINDOW = 64
 _LINES = 3000
 _CONNECTIONS = 4
@@ -25,8 +24,8 @@ def request(number: int, method: str, params: dict[str, object]) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n"
 
 
-def adding(seed: int) -> list[bytes]:
-    invention = Invention(NAMESPACES, 1000, seed)
+def adding(seed: int, namespaces: int) -> list[bytes]:
+    invention = Invention(namespaces, 1000, seed)
     return [
         request(
             number,
@@ -44,8 +43,8 @@ def adding(seed: int) -> list[bytes]:
     ]
 
 
-def searching(seed: int) -> list[bytes]:
-    invention = Invention(NAMESPACES, 1000, seed)
+def searching(seed: int, namespaces: int) -> list[bytes]:
+    invention = Invention(namespaces, 1000, seed)
     return [
         request(
             number,
@@ -128,8 +127,11 @@ class Searcher:
 
 
 def main() -> None:
-    path, what, seed, per_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-    client = Adder(path, adding(seed)) if what == "add" else Searcher(path, searching(seed), per_s)
+    path, what = sys.argv[1:3]
+    seed, per_s, namespaces = int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+    client = (
+        Adder(path, adding(seed, namespaces)) if what == "add" else Searcher(path, searching(seed, namespaces), per_s)
+    )
     print("ready", flush=True)
     for line in sys.stdin:
         print("measured", client.go_on(float(line)), flush=True)
