@@ -56,6 +56,7 @@ from witsd.services.runs import open_runs
 from witsd.services.sessions import Sessions
 from witsd.services.system import System
 from witsd.services.tools.acting import Acting
+from witsd.services.tools.defined import Defined
 from witsd.services.tools.reach import Reach
 from witsd.services.tools.registry import Registry
 from witsd.services.tools.tools import Tools
@@ -268,6 +269,8 @@ async def wired(
         approvals = Approvals(journal, clock, ids)
         await approvals.load()
         acting = Acting(journal, approvals, runs.book, ids)
+        defined = Defined(journal, registry, acting, ids)
+        await defined.load()
         events = await enter(
             open_events(
                 journal,
@@ -317,6 +320,7 @@ async def wired(
                 approvals,
                 {tool.name: tool.as_policy for tool in settings.tools},
             ),
+            defined=defined,
             approvals=approvals,
             artifacts=artifacts,
             access=access,

@@ -197,8 +197,13 @@ CREATE TABLE artifacts(
 CREATE INDEX artifacts_by_run ON artifacts(run_id, name, n);
 """
 
+_STEP_7 = """
+-- Tools made at run time.
+CREATE TABLE defined_tools(name TEXT PRIMARY KEY, author TEXT NOT NULL, definition BLOB NOT NULL) WITHOUT ROWID;
+"""
+
 #: Step n (counting from 1) brings ``user_version`` from n - 1 to n.
-STEPS: tuple[str, ...] = (_STEP_1, _STEP_2, _STEP_3, _STEP_4, _STEP_5, _STEP_6)
+STEPS: tuple[str, ...] = (_STEP_1, _STEP_2, _STEP_3, _STEP_4, _STEP_5, _STEP_6, _STEP_7)
 
 
 class SchemaError(Exception):

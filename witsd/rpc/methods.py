@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from witsd.services.runs import Runs
     from witsd.services.sessions import Sessions
     from witsd.services.system import System
+    from witsd.services.tools.defined import Defined
     from witsd.services.tools.tools import Tools
 
 
@@ -59,6 +60,7 @@ class Services:
     memory: Memory
     blocks: Blocks
     tools: Tools
+    defined: Defined
     approvals: Approvals
     artifacts: Artifacts
     access: Access
@@ -193,6 +195,10 @@ def method_table(v: Services) -> dict[str, Method]:
                lambda c, p: v.tools.list(c.actor, p), scope=tools, agents=True),
         Method("tools/call", t.ToolsCallParams, t.ToolsCallResult, "Call a tool; one that fails says so in its answer",
                lambda c, p: v.tools.call(c.actor, p), scope=tools, agents=True),
+        Method("tools/define", t.ToolsDefineParams, t.ToolDefined, "A tool made at run time: its code runs in the sandbox; an agent's after an approval",
+               lambda c, p: v.defined.define(c.actor, p), scope=admin, agents=True, mutates=True, target="name"),
+        Method("tools/remove", t.ToolsRemoveParams, Empty, "Remove a tool that was defined",
+               lambda c, p: v.defined.remove(c.actor, p), scope=admin, agents=True, mutates=True, target="name"),
         Method("approvals/list", ap.ApprovalsListParams, ap.ApprovalPage, "What a person is asked before a tool acts, latest first",
                lambda c, p: v.approvals.list(c.actor, p), scope=read),
         Method("approvals/resolve", ap.ApprovalsResolveParams, ap.Approval, "Allow or deny one, and remember the answer if wanted",

@@ -157,7 +157,9 @@ export const METHODS = {
   ],
   "tools": [
     "list",
-    "call"
+    "call",
+    "define",
+    "remove"
   ],
   "approvals": [
     "list",

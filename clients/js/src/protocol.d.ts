@@ -961,6 +961,24 @@ export interface ToolsCallResult {
   is_error: boolean;
 }
 
+/** ``code`` is Python: it finds its arguments in the dict ``arguments``, and its last expression is the answer, beside what it prints. ``timeout_s``, for an agent: how long it waits for its approval. */
+export interface ToolsDefineParams {
+  name: string;
+  description: string;
+  code: string;
+  input_schema?: Record<string, any>;
+  timeout_s?: number | null;
+}
+
+/** What it is called: an agent's is ``AGENT__NAME``. */
+export interface ToolDefined {
+  name: string;
+}
+
+export interface ToolsRemoveParams {
+  name: string;
+}
+
 /** Latest first; ``status`` absent: all. */
 export interface ApprovalsListParams {
   cursor?: string | null;
@@ -1970,6 +1988,10 @@ export interface ToolsApi {
   list(params?: ToolsListParams, options?: CallOptions): Promise<ToolPage>;
   /** Call a tool; one that fails says so in its answer. */
   call(params: ToolsCallParams, options?: CallOptions): Promise<ToolsCallResult>;
+  /** A tool made at run time: its code runs in the sandbox; an agent's after an approval. */
+  define(params: ToolsDefineParams, options?: CallOptions): Promise<ToolDefined>;
+  /** Remove a tool that was defined. */
+  remove(params: ToolsRemoveParams, options?: CallOptions): Promise<Empty>;
 }
 
 /** `approvals/*` */

@@ -1308,6 +1308,29 @@ class ToolsCallResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     is_error: bool = False
 
 
+class ToolsDefineParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``code`` is Python: it finds its arguments in the dict ``arguments``, and its last expression is
+    the answer, beside what it prints. ``timeout_s``, for an agent: how long it waits for its
+    approval.
+    """
+
+    name: str
+    description: str
+    code: str
+    input_schema: dict[str, Any] = {}
+    timeout_s: float | None = None
+
+
+class ToolDefined(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What it is called: an agent's is ``AGENT__NAME``."""
+
+    name: str
+
+
+class ToolsRemoveParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+
+
 class ApprovalsListParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Latest first; ``status`` absent: all."""
 
@@ -2942,6 +2965,33 @@ class ToolsApi:
             idempotency_key=idempotency_key,
         )
         return await self._call("tools/call", params, ToolsCallResult)
+
+    async def define(
+        self,
+        *,
+        name: str,
+        description: str,
+        code: str,
+        input_schema: dict[str, Any] | UnsetType = UNSET,
+        timeout_s: float | None | UnsetType = UNSET,
+    ) -> ToolDefined:
+        """A tool made at run time: its code runs in the sandbox; an agent's after an approval."""
+        params = _given(
+            name=name,
+            description=description,
+            code=code,
+            input_schema=input_schema,
+            timeout_s=timeout_s,
+        )
+        return await self._call("tools/define", params, ToolDefined)
+
+    async def remove(
+        self,
+        *,
+        name: str,
+    ) -> Empty:
+        """Remove a tool that was defined."""
+        return await self._call("tools/remove", _given(name=name), Empty)
 
 
 class ApprovalsApi:

@@ -40,6 +40,8 @@ class Registry:
     _fixed: dict[str, Tool] = attrs.field(factory=dict)
     #: agent -> what it offered when its tools were made, and those by their name here.
     _made: dict[str, tuple[tuple[ToolDefinition, ...], dict[str, Tool]]] = attrs.field(factory=dict)
+    #: Those that were made at run time.
+    defined: dict[str, Tool] = attrs.field(factory=dict)
     loaded: bool = False
     _loading: trio.Lock = attrs.field(factory=trio.Lock)
 
@@ -66,9 +68,12 @@ class Registry:
         tool = self._fixed.get(name)
         return tool is not None and tool.instant and tool.read_only
 
+    def has(self, name: str) -> bool:
+        return any(tool.name == name for tool in self.all())
+
     def find(self, name: str) -> Tool:
         """Raises ``NotFound``, with the name that is most like it."""
-        found = self._fixed.get(name)
+        found = self._fixed.get(name) or self.defined.get(name)
         if found is None:
             found = next((tools[name] for tools in self._offered() if name in tools), None)
         if found is None:
@@ -81,8 +86,8 @@ class Registry:
 
     def all(self) -> list[Tool]:
         """By name."""
-        tools = [*self._fixed.values(), *(tool for tools in self._offered() for tool in tools.values())]
-        return sorted(tools, key=lambda tool: tool.name)
+        offered = (tool for tools in self._offered() for tool in tools.values())
+        return sorted([*self._fixed.values(), *self.defined.values(), *offered], key=lambda tool: tool.name)
 
     def _offered(self) -> Iterator[dict[str, Tool]]:
         """The tools of each agent that has any."""

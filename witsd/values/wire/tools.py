@@ -97,6 +97,28 @@ class ToolsCallResult(Struct, frozen=True, kw_only=True):
     is_error: bool = False
 
 
+class ToolsDefineParams(Struct, frozen=True, kw_only=True):
+    """``code`` is Python: it finds its arguments in the dict ``arguments``, and its last expression is the answer,
+    beside what it prints. ``timeout_s``, for an agent: how long it waits for its approval.
+    """
+
+    name: ToolName
+    description: Annotated[str, Meta(max_length=10_000)]
+    code: Annotated[str, Meta(min_length=1, max_length=200_000)]
+    input_schema: dict[str, Any] = {}
+    timeout_s: CallTimeout | None = None
+
+
+class ToolDefined(Struct, frozen=True, kw_only=True):
+    """What it is called: an agent's is ``AGENT__NAME``."""
+
+    name: str
+
+
+class ToolsRemoveParams(Struct, frozen=True, kw_only=True):
+    name: str
+
+
 class AgentToolCallParams(Struct, frozen=True, kw_only=True):
     """From the daemon to the agent that offers the tool, as ``tools/call``; the answer is a ``ToolsCallResult``."""
 
