@@ -59,6 +59,18 @@ def test_offline_it_calculates_by_a_tool_and_ask_shows_it(home: Daemon) -> None:
     assert "362" in done.stdout
 
 
+def test_offline_it_runs_python_and_keeps_what_is_written(home: Daemon) -> None:
+    home.start()
+    tried = home.call("tools/call", name="python", arguments={"code": "1"})
+    if tried.get("is_error"):
+        pytest.skip(f"no code can be walled in here: {tried['content']}")
+    done = home.cli("ask", "assistant", "sum of squares from 1 to 10")
+    assert ("python(code=" in done.stderr, "385" in done.stdout) == (True, True), done
+    run = finished(home, "Run this Python: `open('made.txt', 'w').write('made')`")
+    (made,) = home.call("artifacts/list", run_id=run["run_id"])["items"]
+    assert (made["name"], made["bytes"], made["media_type"]) == ("made.txt", 4, "text/plain")
+
+
 def test_several_calls_of_one_answer_are_all_made(home: Daemon) -> None:
     scripted(
         home,

@@ -55,8 +55,10 @@ CHOICES = "allow it? y: this once, n: no, a: always this tool, never"
 
 
 def _value(result: Any) -> str:
-    if isinstance(result, dict) and len(result) == 1:
-        (result,) = result.values()
+    if isinstance(result, dict):
+        said = next((name for name in ("value", "text", "result") if result.get(name) not in (None, "")), None)
+        if said is not None or len(result) == 1:
+            result = result[said] if said is not None else next(iter(result.values()))
     text = result if isinstance(result, str) else to_json(result)
     return text.removeprefix("error: ")
 

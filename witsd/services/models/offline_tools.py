@@ -176,6 +176,12 @@ def tool_answer(messages: Sequence[ChatMessage]) -> str:
         elif call.name == "calculator":
             expression = _argument(call, "expression")
             lines.append(f"{expression} = {said}" if expression else f"The result is {said}")
+        elif call.name == "memory_add" and "memory_id" in said:
+            lines.append(f"Noted: {_argument(call, 'text').rstrip('.')}. I will remember it.")
+        elif call.name == "time" and (moment := _moment(said)):
+            lines.append(moment)
+        elif call.name == "python" and "\n" not in said and not said.startswith("error"):
+            lines.append(f"The result is {said}")
         else:
             lines.append(
                 f"{call.name} answered: {said}" if said else f"{call.name} is done; it answered nothing."
@@ -209,6 +215,15 @@ def readable(content: str) -> str:
     if value == [] or value is None:
         return "nothing"
     return msgspec.json.encode(value).decode()
+
+
+def _moment(said: str) -> str:
+    """What the tool ``time`` answers, in a sentence; empty for anything else."""
+    try:
+        value = msgspec.json.decode(said)
+        return f"It is {value['time'][11:16]} on {value['weekday']}, {value['time'][:10]} ({value['zone']})."
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def _argument(call: ToolCall, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from typing import Any
 
 from witsd.services.tools.tool import Answer, ToolContext, ToolFailed
@@ -29,6 +30,17 @@ async def run(context: ToolContext, *, time_s: float | None, stdin: str = "", **
         return await sandboxes.run(it, stdin.encode())
     except SandboxError as error:
         raise ToolFailed(str(error)) from error
+
+
+async def kept(context: ToolContext, outcome: Outcome) -> Answer:
+    """``answer``, with what the code wrote kept as artifacts of the run, if it is part of one."""
+    links: list[Content] = []
+    for name, data in outcome.files:
+        link = await context.keep(name, mimetypes.guess_type(name)[0] or "application/octet-stream", data)
+        if link is not None:
+            links.append(link)
+    said = answer(outcome)
+    return Answer((*said.content, *links), said.structured, said.is_error)
 
 
 def answer(outcome: Outcome) -> Answer:

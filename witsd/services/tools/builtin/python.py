@@ -22,7 +22,7 @@ async def python(context: ToolContext, args: Args) -> Answer:
     last expression, and the files that it writes. Nothing stays from one call to the next.
     """
     outcome = await code.run(context, time_s=args.timeout_s, stdin=args.stdin, code=args.code)
-    return code.answer(outcome)
+    return await code.kept(context, outcome)
 
 
 TOOLS = (python,)
