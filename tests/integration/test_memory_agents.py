@@ -198,6 +198,20 @@ def test_what_a_prompt_should_carry(daemon: Daemon) -> None:
         assert nothing == {"text": "", "items": [], "tokens": 0}
 
 
+def test_beside_a_passage_stand_the_ends_of_those_next_to_it(daemon: Daemon) -> None:
+    with wire(daemon.socket) as c:
+        filler = "There is much else to be said of it. " * 25
+        chapters = [f"## Chapter {n}\n\nopening{n} {filler} closing{n}.\n" for n in range(9)]
+        chapters[5] = chapters[5].replace("closing5", "The zebra sleeps. closing5")
+        add(c, "# The book\n\n" + "\n".join(chapters), kind="document", source={"file": "/book.md"})
+        context = c.call("memory/context", query="zebra", max_tokens=560)
+        told = context["text"]
+        assert context["tokens"] <= 560
+        assert told.index("closing4") < told.index("opening5") < told.index("zebra") < told.index("opening6")
+        assert "opening4" not in told
+        assert "closing6" not in told
+
+
 def test_a_session_is_not_reminded_of_what_it_has_before_it(daemon: Daemon) -> None:
     with wire(daemon.socket) as c:
         define(c, "counting", "counting")

@@ -28,6 +28,8 @@ HITS = 40
 LEAST_SCORE = 0.25
 #: A neighbour may be so long, in tokens; a longer one is left out.
 _NEIGHBOUR_TOKENS = 120
+#: So many characters of a long passage stand in for it beside another of its text.
+_NEIGHBOUR_CHARS = 280
 #: What the marks and the headline take.
 _FRAME_TOKENS = 40
 
@@ -81,7 +83,7 @@ def pack(
     for anchor, whole in anchors:
         for row in _beside(db, anchor, live):
             if row.id not in page.lines and row.text not in page.said:
-                page.take(row, row.memory_id or whole, at_most=_NEIGHBOUR_TOKENS)
+                page.take(_near_end(row, anchor), row.memory_id or whole, at_most=_NEIGHBOUR_TOKENS)
     order = [line.rowid for line in page.in_order()]
     kept.sort(key=lambda one: order.index(one[0]))
     return Packed(
@@ -89,6 +91,15 @@ def pack(
         hits=tuple(hit for _, hit in kept),
         used=tuple(rowid for rowid, _ in kept),
     )
+
+
+def _near_end(row: Row, anchor: Row) -> Row:
+    """Of a long passage beside another of its text the end that is next to it, from word to word."""
+    if row.part_of is None or len(row.text) <= _NEIGHBOUR_CHARS:
+        return row
+    if (row.place or 0) < (anchor.place or 0):
+        return attrs.evolve(row, text=f"… {row.text[-_NEIGHBOUR_CHARS:].partition(' ')[2]}")
+    return attrs.evolve(row, text=f"{row.text[:_NEIGHBOUR_CHARS].rpartition(' ')[0]} …")
 
 
 @attrs.define
