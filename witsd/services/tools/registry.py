@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
-from importlib import import_module, metadata
+from importlib import import_module
 
 import apsw
 import attrs
@@ -123,6 +123,8 @@ def offered_name(agent: str, name: str) -> str:
 
 
 def _find() -> dict[str, Tool]:
+    from importlib import metadata  # which loads a good deal
+
     found: dict[str, Tool] = {}
     for name in builtin.MODULES:
         for one in import_module(f"{builtin.__name__}.{name}").TOOLS:
