@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,6 @@ def test_a_crash_in_the_middle_is_told_and_nothing_is_rerun(daemon: Daemon) -> N
 
 
 def test_a_person_at_the_terminal_answers_in_place(daemon: Daemon, work: Path) -> None:
-    import json
 
     command = [sys.executable, "-m", "witsd.cli.main", "ask", "caller", json.dumps(write(work / "a.txt"))]
     with Terminal(command, env=daemon.env, cwd=daemon.user_home) as ask:
@@ -181,3 +181,19 @@ def test_a_person_at_the_terminal_answers_in_place(daemon: Daemon, work: Path) -
         ask.until("file_write(")
         assert ask.end() == 0
     assert (work / "a.txt").read_text() == "hello"
+
+
+def test_in_a_chat_the_next_line_is_the_answer(daemon: Daemon, work: Path) -> None:
+    command = [sys.executable, "-m", "witsd.cli.main", "chat", "caller", "--new"]
+    with Terminal(command, env=daemon.env, cwd=daemon.user_home) as chat:
+        chat.until("> ")
+        chat.line(json.dumps(write(work / "a.txt")))
+        chat.until("allow it?")
+        chat.line("never")
+        chat.until("denied by owner")
+        chat.until("> ")
+        chat.line("/quit")
+        chat.end()
+    assert not (work / "a.txt").exists()
+    (rule,) = daemon.call("approvals/rules")["items"]
+    assert (rule["tool"], rule["policy"]) == ("file_write", "deny")
