@@ -113,7 +113,8 @@ def made(name: str, author: str, params: wire.ToolsDefineParams) -> Tool:
 
     async def run(context: ToolContext, arguments: dict[str, Any]) -> object:
         given = _encode(arguments).decode()
-        return code.answer(await code.run(context, time_s=None, stdin=given, code=_ARGUMENTS + params.code))
+        outcome = await code.run(context, time_s=None, stdin=given, code=_ARGUMENTS + params.code)
+        return await code.answer(context, outcome)
 
     return Tool(
         name=name,

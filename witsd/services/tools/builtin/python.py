@@ -21,8 +21,9 @@ async def python(context: ToolContext, args: Args) -> Answer:
     """Run Python code: standard library only, no network, an empty folder. Returns what it prints, the value of the
     last expression, and the files that it writes. Nothing stays from one call to the next.
     """
-    outcome = await code.run(context, time_s=args.timeout_s, stdin=args.stdin, code=args.code)
-    return await code.kept(context, outcome)
+    return await code.answer(
+        context, await code.run(context, writes=False, time_s=args.timeout_s, stdin=args.stdin, code=args.code)
+    )
 
 
 TOOLS = (python,)
