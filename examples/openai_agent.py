@@ -1,6 +1,7 @@
 """An agent with the `openai` package and a tool of its own. It never sees a provider's key.
 
-    witsd agent add openai -- python examples/openai_agent.py     (pip install openai, where `python` leads)
+    pip install openai                                  (where the `python` of the definition leads)
+    cp examples/openai.toml ~/.config/witsd/agents/     (its cwd: your folder), then: witsd reload
     witsd ask openai "What is 15 * 23 + 17?"
 
 The daemon gives it OPENAI_BASE_URL and OPENAI_API_KEY, so that any framework works as it is; the key of the run, used
