@@ -1,7 +1,7 @@
 """From an envelope to its answer: who may call what, params into types, the call, errors onto the wire.
 
-One path for every transport. jsonrpcserver runs the method and shapes the response; what it
-would get wrong here is kept from it: exceptions are mapped before it could put their text on the wire.
+One path for every transport. Results and responses are jsonrpcserver's; what it would get wrong here is kept from
+it: exceptions are mapped before it could put their text on the wire.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import msgspec
 import trio
 from msgspec import Raw
 
-from witsd.rpc import jsonrpc
 from witsd.rpc.call import Call, Connection, Progress
 from witsd.rpc.codec import (
     ABSENT,
@@ -158,9 +157,8 @@ class Dispatcher:
             if meta is None
             else Call(actor=actor, connection=connection, progress=progress, answered=answered, meta=meta)
         )
-        # Not by its ``dispatch_request``, which works out the method's signature each time: all of them have one.
         request = Request(envelope.method, [envelope.method, envelope.params], request_id)
-        done = to_response(request, await jsonrpc.call(request, call, self._table[envelope.method]))
+        done = to_response(request, await self._table[envelope.method](call, envelope.method, envelope.params))
         if isinstance(done, Left):
             failed = done._error
             return error_response(failed.id, failed.code, failed.message, failed.data)

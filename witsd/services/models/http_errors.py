@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 
 import attrs
 
@@ -108,6 +107,8 @@ def retry_after_s(value: str, now_us: int) -> float | None:
     if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
         return float(value)
     try:
+        from email.utils import parsedate_to_datetime  # a megabyte, for who has to wait
+
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError):
         return None

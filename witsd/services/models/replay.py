@@ -12,7 +12,6 @@ part of it where one was named. The file is read again when it has changed; it m
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable
@@ -91,6 +90,8 @@ def nearest(cassette: Cassette, wanted: dict[str, Any]) -> str:
     """Which recorded request comes closest, and where it differs: the end of a sentence."""
     if not cassette.takes:
         return "it holds none"
+    import difflib  # only by who replays
+
     matcher = difflib.SequenceMatcher(b=_words(_text(wanted)), autojunk=False)
     best, best_score = next(iter(cassette.takes)), -1.0
     for known in list(cassette.takes)[-_COMPARED:]:
