@@ -283,8 +283,11 @@ def find(wanted: str, *, allow_none: bool) -> Found:
 
 def _compile() -> None:
     """The guard's modules, which can write nothing where they run and would be compiled anew each time."""
-    import importlib.util
-    import py_compile
+    try:
+        import importlib.util
+        import py_compile
+    except ImportError:
+        return  # who looks may not read Python's own files: then nothing works, which is told of each way
 
     for file in (_PACKAGE / "supervise" / "cage").glob("*.py"):
         compiled = Path(importlib.util.cache_from_source(str(file)))
@@ -303,8 +306,10 @@ def problem_of(way: Way) -> str:
         return "this kernel has no Landlock, or hides it"
     if not syscalls.known():
         return f"there is no filter of system calls for {platform.machine()}"
-    import tempfile  # not for every daemon's memory
-
+    try:
+        import tempfile  # not for every daemon's memory
+    except ImportError as error:
+        return f"Python's own files cannot be read: {error}"
     with tempfile.TemporaryDirectory(prefix="witsd-private-") as private:
         try:
             return _try(way, private)
