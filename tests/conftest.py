@@ -13,8 +13,6 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Fixtures that many tests of a file share: those tests go to one worker, or each worker makes its own.
-SHARED = {"cipher", "minilm", "modules", "shared", "wheels"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,7 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares a fixture; before xdist looks at the groups."""
+    """Keep on one worker what shares a fixture of ours, or each would make its own. Before xdist looks at groups."""
     for item in items:
-        for name in SHARED.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(name))
+        fixtures = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+        for name, (*_, fixture) in fixtures.items():
+            if fixture.baseid.startswith("tests") and fixture.scope in ("module", "session"):
+                place = item.path.stem if fixture.scope == "module" else "all"
+                item.add_marker(pytest.mark.xdist_group(f"{place}-{name}"))
