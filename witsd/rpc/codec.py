@@ -185,9 +185,15 @@ def params_decoder(params: type) -> Callable[[Raw], Any]:
     An array is matched to the fields in the order they are declared; a ``params`` type that is no
     class with fields takes the array as it is.
     """
-    by_name: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(params).decode
+    decode: Callable[[bytes | Raw], Any] | None = None
     names = _field_names(params)
     empty = b"[]" if names is None and msgspec.json.schema(params).get("type") == "array" else b"{}"
+
+    def by_name(raw: bytes | Raw) -> Any:
+        nonlocal decode
+        if decode is None:  # most methods are never called: what it takes to read their params is made when they are
+            decode = msgspec.json.Decoder(params).decode
+        return decode(raw)
 
     def read(raw: Raw) -> Any:
         try:
@@ -211,7 +217,7 @@ def params_decoder(params: type) -> Callable[[Raw], Any]:
 
 def _field_names(params: type) -> list[str] | None:
     if isinstance(params, type) and issubclass(params, msgspec.Struct):
-        return [field.encode_name for field in msgspec.structs.fields(params)]
+        return list(params.__struct_encode_fields__)
     return None
 
 
