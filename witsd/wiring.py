@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import attrs
+import msgspec
 import trio
 from trio import TaskStatus  # type: ignore[attr-defined, unused-ignore]
 from witsd_client.paths import Paths
@@ -90,8 +91,7 @@ _NEWCOMERS_S = 1.0
 _STOP_S = 60.0
 
 
-@attrs.frozen
-class Sockets:
+class Sockets(msgspec.Struct, frozen=True):
     """What has been claimed before anything else was touched."""
 
     unix: UnixSocket
@@ -395,8 +395,7 @@ class _Finding:
         return self._containment
 
 
-@attrs.frozen(kw_only=True)
-class ListenAt:
+class ListenAt(msgspec.Struct, frozen=True, kw_only=True):
     """The listen settings with the socket's place worked out."""
 
     unix: Path

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import attrs
+import msgspec
 import pytest
 import trio
 
@@ -219,7 +219,7 @@ async def test_without_http_there_is_no_ticket_and_no_logout_without_a_browser(t
         access.http_url = None
         with pytest.raises(InvalidState):
             await access.ticket(OWNER, Empty())
-        for actor in (OWNER, ANONYMOUS, attrs.evolve(CLERK, credential="token_x")):
+        for actor in (OWNER, ANONYMOUS, msgspec.structs.replace(CLERK, credential="token_x")):
             with pytest.raises(InvalidState):
                 await access.logout(actor, Empty())
 

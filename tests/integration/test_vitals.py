@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-import attrs
+import msgspec
 import psutil
 import pytest
 
@@ -127,7 +127,7 @@ def test_an_idle_process_uses_nothing(sampler: Sampler) -> None:
 
 def test_a_pid_that_means_somebody_else_by_now_is_not_counted(sampler: Sampler) -> None:
     with Obedient() as stranger:
-        recorded = attrs.evolve(stranger.identity, start_time=stranger.identity.start_time - 1)
+        recorded = msgspec.structs.replace(stranger.identity, start_time=stranger.identity.start_time - 1)
         sampler.add("a", recorded)
         assert sampler.sample_all()["a"].processes == 0
         assert sampler.sample_all()["a"].processes == 0

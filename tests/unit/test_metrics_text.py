@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -96,7 +96,7 @@ def test_what_is_not_known_has_no_line() -> None:
     assert "witsd_agent_cpu_cores" not in names
     assert "witsd_agent_healthy" not in names
     assert "witsd_agent_restarts" in names
-    assert ("witsd_connections", ()) not in parsed(prometheus(attrs.evolve(DAEMON, connections=None), ()))
+    assert ("witsd_connections", ()) not in parsed(prometheus(msgspec.structs.replace(DAEMON, connections=None), ()))
 
 
 @given(
@@ -104,15 +104,16 @@ def test_what_is_not_known_has_no_line() -> None:
 )
 def test_any_text_survives_in_a_label(name: str, version: str) -> None:
     """Quotes, backslashes and newlines above all; other line ends are nothing special in this format."""
-    agent: Any = attrs.evolve(STOPPED, name=name)
-    samples = parsed(prometheus(attrs.evolve(DAEMON, version=version), (agent,)))
+    agent: Any = msgspec.structs.replace(STOPPED, name=name)
+    samples = parsed(prometheus(msgspec.structs.replace(DAEMON, version=version), (agent,)))
     assert samples["witsd_info", (("version", version),)] == 1
     assert samples["witsd_agent_restarts", (("agent", name),)] == 0
 
 
 @given(value=st.floats(allow_nan=False))
 def test_any_number_survives(value: float) -> None:
-    assert parsed(prometheus(attrs.evolve(DAEMON, started_s=value), ()))["witsd_start_time_seconds", ()] == value
+    figures = msgspec.structs.replace(DAEMON, started_s=value)
+    assert parsed(prometheus(figures, ()))["witsd_start_time_seconds", ()] == value
 
 
 def test_names_are_stable_and_each_says_what_it_is() -> None:

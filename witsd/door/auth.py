@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import attrs
+import msgspec
 
 Headers = Sequence[tuple[bytes, bytes]]
 #: ``own``: a page that this daemon served. ``allowed``: one that ``listen.allowed_origins`` names.
@@ -21,8 +21,7 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 MAX_COOKIES = 64
 
 
-@attrs.frozen
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """Which names we answer to and which pages may talk to us."""
 
     hosts: frozenset[str]

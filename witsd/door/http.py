@@ -38,8 +38,7 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 )
 
 
-@attrs.frozen(kw_only=True)
-class Deadlines:
+class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds each phase may take. A connection that says nothing is closed without a word."""
 
     idle_s: float = 15
@@ -52,8 +51,7 @@ class Deadlines:
     linger_s: float = 1
 
 
-@attrs.frozen(kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A request's head. ``headers`` have lower-case names."""
 
     method: str
@@ -68,8 +66,7 @@ class Request:
         return (self.header(b"upgrade") or "").lower() == "websocket"
 
 
-@attrs.frozen(kw_only=True)
-class Response:
+class Response(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer; ``SECURITY_HEADERS`` and the length are added when it is sent."""
 
     status: int
@@ -78,8 +75,7 @@ class Response:
     headers: Sequence[tuple[bytes, bytes]] = ()
 
 
-@attrs.frozen
-class WantsBody:
+class WantsBody(msgspec.Struct, frozen=True):
     """The head is fine: go on reading, up to ``limit`` bytes, then call ``answer``."""
 
     limit: int
@@ -100,16 +96,14 @@ class Outlet(Protocol):
         """That was all."""
 
 
-@attrs.frozen
-class WantsStream:
+class WantsStream(msgspec.Struct, frozen=True):
     """As ``WantsBody``, but ``serve`` may use the outlet instead of giving an answer (None then)."""
 
     limit: int
     serve: Callable[[bytes, Outlet], Awaitable[Response | None]]
 
 
-@attrs.frozen
-class Upgrade:
+class Upgrade(msgspec.Struct, frozen=True):
     """The connection becomes something else: ``serve`` has it until it ends."""
 
     serve: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 import attrs
+import msgspec
 
 from witsd.values.actor import ANONYMOUS, OWNER, Actor
 from witsd.values.ids import AgentName
@@ -48,8 +49,7 @@ class HasOptions(Protocol):
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
 
-@attrs.frozen(kw_only=True)
-class PeerCredentials:
+class PeerCredentials(msgspec.Struct, frozen=True, kw_only=True):
     """What the kernel says about a peer. ``pid`` is 0 for one in a pid namespace that is not ours to see."""
 
     pid: int
@@ -57,8 +57,7 @@ class PeerCredentials:
     gid: int
 
 
-@attrs.frozen(kw_only=True)
-class Identifier:
+class Identifier(msgspec.Struct, frozen=True, kw_only=True):
     """Turns a connected Unix socket into an actor.
 
     ``resolve_agent`` is given pids, nearest first, and answers with the actor of the agent that one of
@@ -68,8 +67,8 @@ class Identifier:
 
     resolve_agent: Callable[[Sequence[int]], Actor | None] = lambda _pids: None
     agent_named: Callable[[AgentName], Actor | None] = lambda _name: None
-    daemon_pid: int = attrs.field(factory=os.getpid)
-    uid: int = attrs.field(factory=os.getuid)
+    daemon_pid: int = msgspec.field(default_factory=os.getpid)
+    uid: int = msgspec.field(default_factory=os.getuid)
     proc: Path = Path("/proc")
 
     def identify(self, sock: HasOptions) -> Actor:
@@ -136,8 +135,7 @@ class _Walk:
     under_daemon: bool = attrs.field(kw_only=True)
 
 
-@attrs.frozen
-class _Stat:
+class _Stat(msgspec.Struct, frozen=True):
     ppid: int
     session: int
     start_time: int

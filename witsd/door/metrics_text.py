@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
-import attrs
+import msgspec
 
 from witsd.values.wire.agents import AgentState
 
@@ -19,8 +19,7 @@ _STATES: tuple[AgentState, ...] = get_args(AgentState)
 _Rows = Iterable[tuple[Mapping[str, str], float | None]]
 
 
-@attrs.frozen(kw_only=True)
-class AgentFigures:
+class AgentFigures(msgspec.Struct, frozen=True, kw_only=True):
     """One agent. None: there is no such figure, and no line for it."""
 
     name: str
@@ -44,8 +43,7 @@ class AgentFigures:
     breaches: Mapping[str, int] = {}
 
 
-@attrs.frozen(kw_only=True)
-class DaemonFigures:
+class DaemonFigures(msgspec.Struct, frozen=True, kw_only=True):
     """The daemon itself. ``runs`` and ``sessions``: how many by status; None where it is not known."""
 
     version: str

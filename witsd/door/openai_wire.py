@@ -7,7 +7,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
 import msgspec
 
 from witsd.values.errors import (
@@ -71,8 +70,7 @@ _TYPES: tuple[tuple[type[WitsdError], int, str, str], ...] = (
 _PASSED_ON = (400, 404, 413, 422, 429)
 
 
-@attrs.frozen(kw_only=True)
-class ChatRequest:
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request, and what of it is for the answer's form alone."""
 
     params: ModelsCompleteParams

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 import attrs
+import msgspec
 import trio
 
 from witsd.door.auth import Policy, bearer_token, cookie_prefix, our_cookies
@@ -59,8 +60,7 @@ def load_page(directory: Path) -> dict[str, Response]:
     return files
 
 
-@attrs.frozen(kw_only=True)
-class Rooms:
+class Rooms(msgspec.Struct, frozen=True, kw_only=True):
     """What the door does with a request that has been let in."""
 
     #: One JSON-RPC body for an actor: the encoded answer, b"" where there is none to give. Raises
@@ -100,7 +100,7 @@ class Pages:
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"vary", b"Origin"),
         )
-        return attrs.evolve(response, headers=(*response.headers, *extra))
+        return msgspec.structs.replace(response, headers=(*response.headers, *extra))
 
     def _origin(self, request: Request) -> str:
         host = request.header(b"host") or ""
@@ -264,7 +264,7 @@ class Pages:
         ]
         gone = "=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"
         drop = tuple((b"set-cookie", (name + gone).encode("latin-1")) for name in dead)
-        return attrs.evolve(file, headers=drop) if drop else file
+        return msgspec.structs.replace(file, headers=drop) if drop else file
 
 
 def _handshake_problem(request: Request) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import apsw
 import attrs
+import msgspec
 
 from witsd.journal.event import Event
 from witsd.values.errors import ResyncRequired
@@ -25,8 +26,7 @@ def matches_any(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-@attrs.frozen
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True):
     """What of a stream is kept: ``first_seq`` to ``last_seq``; ``1`` to ``0`` for one never written."""
 
     first_seq: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 import apsw
-import attrs
+import msgspec
 import trio
 
 from witsd.journal.journal import Journal, Tx
@@ -22,8 +22,7 @@ _SLICE_STREAMS = 50
 _SLICE_EVENTS = 2000
 
 
-@attrs.frozen(kw_only=True)
-class Retention:
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
     """``max_age_s`` and ``max_bytes`` of events, ``compact_after_s`` from the end of a stream."""
 
     max_age_s: float = 30 * 86_400

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import attrs
+import msgspec
 import trio
 
 from witsd.values.actor import Actor
@@ -50,13 +50,12 @@ class Progress(Protocol):
     ) -> None: ...
 
 
-@attrs.frozen(kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a method is given beside its params."""
 
     actor: Actor
     connection: Connection
     progress: Progress
     #: Set once the answer to this request is on its way: what must follow the answer waits for it.
-    answered: trio.Event = attrs.field(factory=trio.Event)
-    meta: dict[str, Any] = attrs.field(factory=dict)
+    answered: trio.Event = msgspec.field(default_factory=trio.Event)
+    meta: dict[str, Any] = msgspec.field(default_factory=dict)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
+import msgspec
 import trio
 
 _BLANK = b" \t\r\n"
@@ -31,15 +32,13 @@ class Oversize:
     head: bytes = attrs.field(eq=False, default=b"")
 
 
-@attrs.frozen
-class Truncated:
+class Truncated(msgspec.Struct, frozen=True):
     """The input ended within a message, or its framing is broken: nothing more can be read."""
 
     reason: str
 
 
-@attrs.frozen
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """A message that is no text; the connection goes on."""
 
     reason: str

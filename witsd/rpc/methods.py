@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import msgspec
 
 from witsd.values.actor import Scope
 from witsd.values.wire import agents as a
@@ -46,8 +47,7 @@ if TYPE_CHECKING:
     from witsd.services.tools.tools import Tools
 
 
-@attrs.frozen(kw_only=True)
-class Services:
+class Services(msgspec.Struct, frozen=True, kw_only=True):
     """What the methods call. Built once, by the composition root."""
 
     system: System

@@ -14,7 +14,6 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, cast
 
-import attrs
 import msgspec
 
 from witsd.rpc.methods import Method, Services, method_table
@@ -35,8 +34,7 @@ Direction = Literal["to_client", "to_daemon", "to_agent", "both"]
 REF = "#/components/schemas/{name}"
 
 
-@attrs.frozen
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A message that is not in the method table; ``result`` None makes it a notification."""
 
     name: str

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+import msgspec
 import trio
 
 from witsd.journal.event import entry
@@ -74,8 +75,7 @@ class Connected(Protocol):
     def set_actor(self, actor: Actor) -> None: ...
 
 
-@attrs.frozen
-class _TokenRow:
+class _TokenRow(msgspec.Struct, frozen=True):
     token_id: str
     name: str
     hash: bytes
@@ -89,8 +89,7 @@ class _TokenRow:
         return self.token_id
 
 
-@attrs.frozen
-class _BrowserRow:
+class _BrowserRow(msgspec.Struct, frozen=True):
     session_hash: bytes
     tab_hash: bytes
     created_us: int
@@ -101,8 +100,7 @@ class _BrowserRow:
         return "browser_" + self.session_hash.hex()[:16]
 
 
-@attrs.frozen
-class BrowserKeys:
+class BrowserKeys(msgspec.Struct, frozen=True):
     """What a redeemed ticket becomes: the cookie's value and the secret of the tab, each shown once."""
 
     cookie: str
@@ -240,7 +238,7 @@ class Access:
         if row.expires_us is not None and row.expires_us <= now:
             return None
         if row.last_used_us is None or now - row.last_used_us >= LAST_USED_US:
-            self._tokens[digest] = attrs.evolve(row, last_used_us=now)
+            self._tokens[digest] = msgspec.structs.replace(row, last_used_us=now)
             with suppress(LimitExceeded):  # the journal is closing: not worth refusing anybody for
                 used = ("UPDATE tokens SET last_used_us = ? WHERE token_id = ?", (now, row.token_id))
                 self._journal.append_nowait(statements=[used], keep=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
-import attrs
+import msgspec
 
 from witsd.supervise.sample import Sample
 from witsd.values.spec import Alerts
@@ -26,8 +26,7 @@ _CLEAR_AFTER_S: Mapping[AlertName, float] = {"cpu_percent": 5.0, "memory_bytes":
 _FEWEST_REQUESTS = 5
 
 
-@attrs.frozen(kw_only=True)
-class Readings:
+class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one agent now. None: there is none, as for the cpu of an agent without a process."""
 
     cpu_percent: float | None = None
@@ -39,8 +38,7 @@ class Readings:
     silence_s: float | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """One alert: the figure it was raised with and when, and since when figures have spoken for a change."""
 
     threshold: float
@@ -49,8 +47,7 @@ class Standing:
     turning_since: float | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """An alert that goes up or down. ``value`` is None where there is nothing to read any more."""
 
     alert: AlertName
@@ -82,14 +79,14 @@ def step(state: State, readings: Readings, thresholds: Alerts, now: float) -> tu
             if before is not None and before.raised_at is not None:
                 transitions.append(Transition(alert=name, state="cleared", threshold=before.threshold, value=value))
             continue
-        standing = attrs.evolve(before, threshold=threshold) if before else Standing(threshold=threshold)
+        standing = msgspec.structs.replace(before, threshold=threshold) if before else Standing(threshold=threshold)
         up = standing.raised_at is not None
         if not _speaks_for_change(name, up, value, threshold, readings.requests):
-            after[name] = attrs.evolve(standing, turning_since=None)
+            after[name] = msgspec.structs.replace(standing, turning_since=None)
             continue
         since = now if standing.turning_since is None else standing.turning_since
         if now - since < (_CLEAR_AFTER_S if up else _RAISE_AFTER_S).get(name, 0.0):
-            after[name] = attrs.evolve(standing, turning_since=since)
+            after[name] = msgspec.structs.replace(standing, turning_since=since)
             continue
         after[name] = Standing(threshold=threshold, raised_at=None if up else now, value=value)
         transitions.append(
@@ -104,8 +101,7 @@ def _speaks_for_change(name: AlertName, up: bool, value: float, threshold: float
     return value >= threshold and (name != "error_rate" or requests >= _FEWEST_REQUESTS)
 
 
-@attrs.frozen(kw_only=True)
-class Ceilings:
+class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of the whole tree that the kernel does not enforce for this agent; 0 where it does or there is none."""
 
     memory_bytes: int = 0
@@ -113,8 +109,7 @@ class Ceilings:
     tasks: int = 0
 
 
-@attrs.frozen(kw_only=True)
-class Breach:
+class Breach(msgspec.Struct, frozen=True, kw_only=True):
     """A limit, what it is, and the figure that passed it."""
 
     limit: Literal["memory_bytes", "cpu_percent", "tasks"]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-import attrs
+import msgspec
 
 #: How deep and how far a search through a hierarchy goes; machines have some hundreds of groups.
 _SEARCH_DEPTH = 16
@@ -38,8 +38,7 @@ def write(file: Path, value: object) -> None:
         os.close(handle)
 
 
-@attrs.frozen(kw_only=True)
-class Host:
+class Host(msgspec.Struct, frozen=True, kw_only=True):
     """What a kernel does with a group; a test puts a tree of plain files in its place."""
 
     proc: Path = Path("/proc/self")
@@ -48,8 +47,7 @@ class Host:
     rmdir: Callable[[Path], None] = os.rmdir
 
 
-@attrs.frozen(kw_only=True)
-class Hierarchy:
+class Hierarchy(msgspec.Struct, frozen=True, kw_only=True):
     """A mounted hierarchy. ``own``: the daemon's group in it. ``at_top``: the highest group we can see."""
 
     mount: Path

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import attrs
+import msgspec
 import trio
 
 from witsd.supervise.cgroups import SCARCE
@@ -50,8 +50,7 @@ class ContainerError(Exception):
     """A container cannot be made; the message says why, for a person."""
 
 
-@attrs.frozen(kw_only=True)
-class Ceilings:
+class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     """What the kernel is to enforce on the tree as a whole. 0: no limit. ``cpu_percent`` 100 is one core."""
 
     memory_bytes: int = 0
@@ -67,8 +66,7 @@ def ceilings(limits: Limits) -> Ceilings:
     return Ceilings(memory_bytes=limits.memory_bytes, cpu_percent=limits.cpu_percent, tasks=limits.tasks)
 
 
-@attrs.frozen(kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """The whole tree's; None for what this mechanism does not count."""
 
     memory_bytes: int | None = None

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
+import msgspec
 import trio
 
 from witsd.supervise import cgroups
@@ -22,8 +23,7 @@ from witsd.supervise.threads import in_thread
 _CPU_PERIOD_US = 100_000
 
 
-@attrs.frozen(kw_only=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where one limit's groups are made: below ``home``, beside or in the container's own hierarchy."""
 
     home: Path

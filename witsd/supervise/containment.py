@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
-import attrs
+import msgspec
 
 from witsd.supervise import cgroups
 from witsd.supervise.cgroups import Hierarchy, Host
@@ -43,8 +43,7 @@ _SWEEP_S = 10.0
 KERNEL = Host()
 
 
-@attrs.frozen(kw_only=True)
-class Containment:
+class Containment(msgspec.Struct, frozen=True, kw_only=True):
     """Which way is in use, why, and what it can enforce. Made by ``find``."""
 
     name: Mechanism
@@ -53,11 +52,11 @@ class Containment:
     mark: str
     #: None for process groups.
     home: Path | None = None
-    places: Mapping[Ceiling, Place] = attrs.field(factory=dict)
+    places: Mapping[Ceiling, Place] = msgspec.field(default_factory=dict)
     #: Why a limit is not enforced by the kernel, by limit.
-    missing: Mapping[Ceiling, str] = attrs.field(factory=dict)
+    missing: Mapping[Ceiling, str] = msgspec.field(default_factory=dict)
     host: Host = KERNEL
-    marks: Marks = attrs.field(factory=Marks)
+    marks: Marks = msgspec.field(default_factory=Marks)
 
     @property
     def controllers(self) -> frozenset[Ceiling]:
@@ -281,8 +280,7 @@ def _v1_places(
     return places, missing
 
 
-@attrs.frozen
-class Swept:
+class Swept(msgspec.Struct, frozen=True):
     """What an earlier daemon had left. ``remaining``: groups that the kernel has not let go."""
 
     processes: int

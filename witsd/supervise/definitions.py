@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 
-import attrs
 import msgspec
 import tomli_w
 
@@ -22,8 +21,7 @@ _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _FIELD = re.compile(r"field `([^`]+)`")
 
 
-@attrs.frozen
-class Definitions:
+class Definitions(msgspec.Struct, frozen=True):
     """What a folder holds: the good definitions by name, and every mistake found on the way."""
 
     specs: dict[str, AgentSpec]

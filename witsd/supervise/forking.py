@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import attrs
+import msgspec
 
 from witsd.supervise import forker
 from witsd.supervise.container import launch
@@ -43,8 +43,7 @@ _ANSWER_S = 10.0
 _TOLD = 4096
 
 
-@attrs.frozen(kw_only=True)
-class Start:
+class Start(msgspec.Struct, frozen=True, kw_only=True):
     """A process to be: ``argv`` with its program resolved, ``join`` as ``Container.join`` has it."""
 
     argv: Sequence[str]

@@ -9,7 +9,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-import attrs
+import msgspec
 
 #: Set in every agent's environment: says which daemon's it is, also for descendants that went away.
 MARK = "WITSD_INSTANCE"
@@ -17,8 +17,7 @@ MARK = "WITSD_INSTANCE"
 AGENT = "WITSD_AGENT"
 
 
-@attrs.frozen
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """``start_time`` in clock ticks since boot, as ``/proc/<pid>/stat`` gives it."""
 
     pid: int

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 from typing import Literal
 
-import attrs
+import msgspec
 
 from witsd.values.spec import AgentSpec, Restart
 from witsd.values.wire.agents import AgentState
@@ -23,8 +23,7 @@ from witsd.values.wire.agents import AgentState
 _MOST_EXITS = 1000
 
 
-@attrs.frozen(kw_only=True)
-class Lifecycle:
+class Lifecycle(msgspec.Struct, frozen=True, kw_only=True):
     """Where an agent is. ``wanted``: it should be up once it can. ``exits``: those that count for backoff."""
 
     state: AgentState = "inactive"
@@ -47,81 +46,69 @@ class Effect(enum.Enum):
     STOP = "stop"
 
 
-@attrs.frozen
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """Somebody wants it up. ``by_hand`` forgives earlier exits and wakes it from ``failed``."""
 
     by_hand: bool
 
 
-@attrs.frozen
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """Somebody wants it down, for ``reason`` where that is worth showing."""
 
     reason: str = ""
 
 
-@attrs.frozen
-class Restarted:
+class Restarted(msgspec.Struct, frozen=True):
     """Somebody wants a new process: it stops, then starts."""
 
 
-@attrs.frozen
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """The process can take work."""
 
 
-@attrs.frozen
-class Exited:
+class Exited(msgspec.Struct, frozen=True):
     """The process and its group are gone. ``failure``: not a clean end of its own will."""
 
     reason: str
     failure: bool
 
 
-@attrs.frozen
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """The process lives but is of no use (closed its stdout, hung, spoke another protocol)."""
 
     reason: str
 
 
-@attrs.frozen
-class Elapsed:
+class Elapsed(msgspec.Struct, frozen=True):
     """The deadline has passed."""
 
 
-@attrs.frozen
-class Waits:
+class Waits(msgspec.Struct, frozen=True):
     """It is held up by others, for a ``reason`` to be shown; when they are gone from it, the reason it had."""
 
     reason: str
 
 
-@attrs.frozen
-class Cleared:
+class Cleared(msgspec.Struct, frozen=True):
     """What has to be up before it is up. ``turn``: which wait of its unit's found so."""
 
     turn: int
 
 
-@attrs.frozen
-class Blocked:
+class Blocked(msgspec.Struct, frozen=True):
     """What it requires cannot be had."""
 
     reason: str
     turn: int
 
 
-@attrs.frozen
-class Sighted:
+class Sighted(msgspec.Struct, frozen=True):
     """External: the process is there; ``again``: another was before it."""
 
     again: bool
 
 
-@attrs.frozen
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """External: the process is not there."""
 
     reason: str
@@ -143,19 +130,20 @@ def step(life: Lifecycle, event: Input, spec: AgentSpec, now: float, jitter: flo
         case Restarted():
             return _restart(life, spec, now)
         case Waits(reason=reason) if life.awaiting or (life.state == "stopping" and not life.wanted):
-            return attrs.evolve(life, reason=reason), ()
+            return msgspec.structs.replace(life, reason=reason), ()
         case Cleared() if life.awaiting:
             return _spawn(life, spec, now)
         case Blocked(reason=reason) if life.awaiting:
-            return attrs.evolve(life, state="failed", wanted=False, awaiting=False, reason=reason), ()
+            return msgspec.structs.replace(life, state="failed", wanted=False, awaiting=False, reason=reason), ()
         case Ready() if life.state == "starting" and not life.awaiting:
-            return attrs.evolve(life, state="active", reason="", deadline=None), ()
+            return msgspec.structs.replace(life, state="active", reason="", deadline=None), ()
         case Elapsed() if life.state == "backoff":
-            return _begin(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
+            return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1), spec, now)
         case Elapsed() if life.state == "starting" and not life.awaiting:
-            return attrs.evolve(life, state="stopping", reason=_not_ready(spec), deadline=None), (Effect.STOP,)
+            reason = _not_ready(spec)
+            return msgspec.structs.replace(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
         case Broken(reason=reason) if life.state in ("starting", "active") and not life.awaiting:
-            return attrs.evolve(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
+            return msgspec.structs.replace(life, state="stopping", reason=reason, deadline=None), (Effect.STOP,)
         case Exited() if not life.awaiting:
             return _exited(life, event, spec, now, jitter)
     return life, ()  # a late word about something that is over
@@ -176,9 +164,9 @@ def _external(life: Lifecycle, event: Input) -> Lifecycle:
     """Nothing that anybody wishes changes a process that is not ours."""
     match event:
         case Sighted(again=again):
-            return attrs.evolve(life, state="active", reason="", restarts=life.restarts + again)
+            return msgspec.structs.replace(life, state="active", reason="", restarts=life.restarts + again)
         case Lost(reason=reason):
-            return attrs.evolve(life, state="inactive", reason=reason)
+            return msgspec.structs.replace(life, state="inactive", reason=reason)
     return life
 
 
@@ -186,21 +174,21 @@ def _begin(life: Lifecycle, spec: AgentSpec, now: float) -> Step:
     """A process, once those that come before it are up. The time for readiness counts from the process."""
     if not spec.requires and not spec.after:
         return _spawn(life, spec, now)
-    life = attrs.evolve(life, state="starting", wanted=True, awaiting=True, reason="", deadline=None)
+    life = msgspec.structs.replace(life, state="starting", wanted=True, awaiting=True, reason="", deadline=None)
     return life, (Effect.AWAIT,)
 
 
 def _spawn(life: Lifecycle, spec: AgentSpec, now: float) -> Step:
     deadline = now + spec.ready.timeout_s
     return (
-        attrs.evolve(life, state="starting", wanted=True, awaiting=False, reason="", deadline=deadline),
+        msgspec.structs.replace(life, state="starting", wanted=True, awaiting=False, reason="", deadline=deadline),
         (Effect.SPAWN,),
     )
 
 
 def _start(life: Lifecycle, by_hand: bool, spec: AgentSpec, now: float) -> Step:
     if by_hand:
-        life = attrs.evolve(life, exits=(), restarts=0)
+        life = msgspec.structs.replace(life, exits=(), restarts=0)
     match life.state:
         case "inactive":
             return _begin(life, spec, now)
@@ -208,36 +196,36 @@ def _start(life: Lifecycle, by_hand: bool, spec: AgentSpec, now: float) -> Step:
             return _begin(life, spec, now)
         case "stopping" if by_hand or not life.wanted:
             # Why it was stopped no longer matters; left standing, it would count as a failure (_exited).
-            return attrs.evolve(life, wanted=True, reason=""), ()
+            return msgspec.structs.replace(life, wanted=True, reason=""), ()
     return life, ()
 
 
 def _stop(life: Lifecycle, reason: str) -> Step:
     match life.state:
         case "starting" if life.awaiting:
-            return attrs.evolve(life, state="inactive", wanted=False, awaiting=False, reason=reason), ()
+            return msgspec.structs.replace(life, state="inactive", wanted=False, awaiting=False, reason=reason), ()
         case "starting" | "active":
-            life = attrs.evolve(life, state="stopping", wanted=False, reason=reason, deadline=None)
+            life = msgspec.structs.replace(life, state="stopping", wanted=False, reason=reason, deadline=None)
             return life, (Effect.STOP,)
         case "backoff" | "failed":
-            return attrs.evolve(life, state="inactive", wanted=False, reason=reason, deadline=None), ()
+            return msgspec.structs.replace(life, state="inactive", wanted=False, reason=reason, deadline=None), ()
         case "stopping":
-            return attrs.evolve(life, wanted=False, reason=reason), ()
+            return msgspec.structs.replace(life, wanted=False, reason=reason), ()
     return life, ()
 
 
 def _restart(life: Lifecycle, spec: AgentSpec, now: float) -> Step:
-    life = attrs.evolve(life, exits=(), restarts=0)
+    life = msgspec.structs.replace(life, exits=(), restarts=0)
     if life.state in ("starting", "active") and not life.awaiting:
         # An asked-for restart leaves no reason behind, which is how _exited tells it from a failure.
-        return attrs.evolve(life, state="stopping", wanted=True, reason="", deadline=None), (Effect.STOP,)
+        return msgspec.structs.replace(life, state="stopping", wanted=True, reason="", deadline=None), (Effect.STOP,)
     return _start(life, True, spec, now)
 
 
 def _exited(life: Lifecycle, event: Exited, spec: AgentSpec, now: float, jitter: float) -> Step:
     if life.state == "stopping":
         if not life.wanted:
-            return attrs.evolve(life, state="inactive"), ()
+            return msgspec.structs.replace(life, state="inactive"), ()
         if not life.reason:
             return _begin(life, spec, now)
         # It was stopped because it was broken: that is a failure, whatever its exit status says.
@@ -251,22 +239,22 @@ def _exited(life: Lifecycle, event: Exited, spec: AgentSpec, now: float, jitter:
     if restart.policy == "never" or (restart.policy == "on_failure" and not event.failure):
         state: Literal["failed", "inactive"] = "failed" if event.failure else "inactive"
         return (
-            attrs.evolve(life, state=state, wanted=False, reason=event.reason, deadline=None),
+            msgspec.structs.replace(life, state=state, wanted=False, reason=event.reason, deadline=None),
             (),
         )
     exits = (*(t for t in life.exits if t > now - restart.window_s), now)[-_MOST_EXITS:]
-    life = attrs.evolve(life, exits=exits)
+    life = msgspec.structs.replace(life, exits=exits)
     if len(exits) > restart.max_restarts:
         reason = (
             f"{event.reason}; {len(exits)} exits within {restart.window_s:g} s, more than "
             f"max_restarts = {restart.max_restarts}"
         )
-        return attrs.evolve(life, state="failed", wanted=False, reason=reason, deadline=None), ()
+        return msgspec.structs.replace(life, state="failed", wanted=False, reason=reason, deadline=None), ()
     delay = backoff(restart, len(exits), jitter)
     if delay == 0:
-        return _begin(attrs.evolve(life, restarts=life.restarts + 1), spec, now)
+        return _begin(msgspec.structs.replace(life, restarts=life.restarts + 1), spec, now)
     return (
-        attrs.evolve(life, state="backoff", wanted=True, reason=event.reason, deadline=now + delay),
+        msgspec.structs.replace(life, state="backoff", wanted=True, reason=event.reason, deadline=now + delay),
         (),
     )
 

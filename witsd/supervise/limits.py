@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import attrs
+import msgspec
 
 from witsd.journal.event import entry
 from witsd.journal.journal import Journal
@@ -35,8 +36,7 @@ log = logging.getLogger("witsd.limits")
 _TELL_EVERY_S = 60.0
 
 
-@attrs.frozen(kw_only=True)
-class Breach:
+class Breach(msgspec.Struct, frozen=True, kw_only=True):
     """A limit that was passed ``count`` times. ``text`` completes "the agent ..." for a person."""
 
     limit: LimitName

@@ -47,8 +47,7 @@ PAGE_BYTES = 1 << 20
 TAIL_BYTES = 2 << 20
 
 
-@attrs.frozen(kw_only=True)
-class LogSettings:
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Rotation: a file of ``max_bytes``, and ``files`` older ones beside it."""
 
     max_bytes: int = 10 << 20

@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import Protocol
 
-import attrs
+import msgspec
 import trio
 
 from witsd.supervise.instances import template_of
@@ -15,8 +15,7 @@ from witsd.supervise.lifecycle import Blocked, Cleared, Input, Lifecycle, Start,
 from witsd.values.spec import AgentSpec
 
 
-@attrs.frozen
-class Mistake:
+class Mistake(msgspec.Struct, frozen=True):
     """What is wrong with an agent's place in the order; ``path`` is its key, as in ``requires[0]``."""
 
     path: str

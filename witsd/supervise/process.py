@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import attrs
+import msgspec
 import trio
 
 from witsd.supervise.container import Container
@@ -37,8 +38,7 @@ class SpawnError(Exception):
     """The program cannot be run; the message says why."""
 
 
-@attrs.frozen
-class Exit:
+class Exit(msgspec.Struct, frozen=True):
     """How a process ended: an exit code, or the signal that killed it."""
 
     code: int | None
@@ -251,8 +251,7 @@ class Process:
             pipe.close()
 
 
-@attrs.frozen(kw_only=True)
-class Forked:
+class Forked(msgspec.Struct, frozen=True, kw_only=True):
     """A child that is on its way to its program, and our handles; ``become`` has them closed or used."""
 
     pid: int

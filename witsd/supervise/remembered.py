@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import apsw
-import attrs
 import msgspec
 
 from witsd.supervise.identity import Identity, kill_recorded
@@ -16,8 +15,7 @@ from witsd.values.spec import AgentSpec
 SHUTDOWN = "the daemon is stopping"
 
 
-@attrs.frozen
-class Remembered:
+class Remembered(msgspec.Struct, frozen=True):
     """What the last daemon knew of an agent."""
 
     life: Lifecycle

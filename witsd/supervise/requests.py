@@ -11,6 +11,7 @@ import math
 from array import array
 
 import attrs
+import msgspec
 
 #: Seconds a slot stands for, and how many are kept: five minutes.
 SLOT_S, SLOTS = 20, 15
@@ -18,8 +19,7 @@ SLOT_S, SLOTS = 20, 15
 _PER_OCTAVE, _BUCKETS = 4, 90
 
 
-@attrs.frozen(kw_only=True)
-class RequestFigures:
+class RequestFigures(msgspec.Struct, frozen=True, kw_only=True):
     """``window_s`` is what these cover: not more than is kept. Without requests the times and the rate are 0."""
 
     count: int

@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 
-import attrs
+import msgspec
 
 from witsd.supervise.sample import Sample
 
@@ -28,8 +28,7 @@ _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 _F32 = 3.0e38
 
 
-@attrs.frozen(kw_only=True)
-class Summary:
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """``average`` and ``peak`` are of each figure by itself; the byte counts are totals, and the latest in all three.
 
     A peak need not have been reached by all figures at the same time.

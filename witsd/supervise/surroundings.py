@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-import attrs
+import msgspec
 
 from witsd.journal.journal import Journal
 from witsd.supervise.containment import Containment
@@ -29,8 +29,7 @@ def _nothing(agent: str, run_id: str | None = None, /) -> AbstractContextManager
     return nullcontext()
 
 
-@attrs.frozen(kw_only=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     """Made by the daemon once. ``jitter()`` is a fraction from 0 to 1."""
 
     journal: Journal

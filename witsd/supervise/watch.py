@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import attrs
+import msgspec
 import trio
 
 from witsd.journal.event import entry
@@ -68,8 +69,7 @@ class Watched(Protocol):
         """Seconds since it last wrote anything; None while it has no process."""
 
 
-@attrs.frozen(kw_only=True)
-class Figures:
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """An agent at a glance: its last sample while it has a process, its requests of five minutes, what alarms."""
 
     vitals: VitalsSample | UnsetType = UNSET

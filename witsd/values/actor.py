@@ -6,7 +6,7 @@ import enum
 from fnmatch import fnmatchcase
 from typing import Literal
 
-import attrs
+import msgspec
 
 from witsd.values.errors import PermissionDenied
 from witsd.values.ids import AgentName
@@ -25,8 +25,7 @@ class Scope(enum.StrEnum):
     ADMIN = "admin"
 
 
-@attrs.frozen(kw_only=True)
-class Actor:
+class Actor(msgspec.Struct, frozen=True, kw_only=True):
     """A caller as the door saw it.
 
     ``label`` is what the audit stream shows: ``owner``, ``token:NAME``, ``browser``, ``agent:NAME``.
@@ -37,7 +36,7 @@ class Actor:
     label: str
     scopes: frozenset[Scope] = frozenset()
     agent: AgentName | None = None
-    grants: Grants = attrs.field(factory=Grants)
+    grants: Grants = msgspec.field(default_factory=Grants)
     #: What revokes this actor while it is connected: a token's or a browser session's id.
     credential: str | None = None
 
