@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile what the tests start, once.
+    """Let what the tests start hear Ctrl-C, which a shell has its background jobs ignore; and compile it, once.
 
     Where ``PYTHONDONTWRITEBYTECODE`` is set each of a thousand daemons would compile its own source anew, which
     takes it as long as all the rest of its start.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         for folder in ("witsd", "clients/python/witsd_client", "tests/agents", "tests/support"):
             compileall.compile_dir(ROOT / folder, quiet=2)

@@ -17,7 +17,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "protocol"]
 #: A question, the file it is answered from, and words of the passage that has the answer.
 QUESTIONS = [
     ("Which setting survives a power cut?", "README.md", "the machine loses power"),
-    ("Where are API keys kept?", "README.md", "Keys come from a file"),
+    ("Does a provider's key ever reach an agent?", "README.md", "never reach an agent"),
     ("How do I continue an earlier conversation?", "README.md", "closing and reopening continues it"),
     ("How is it noticed that a child has exited?", "ARCHITECTURE.md", "Exit is seen through a pidfd"),
     ("What happens to agents when their parent process is killed?", "forker.md", "death signal"),

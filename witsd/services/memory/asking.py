@@ -78,12 +78,14 @@ class Asking:
         elif query.strip() and mode != "keyword":
             packed, embedded, degraded = await self._embedded(query, mode)
 
-        def look(db: apsw.Connection) -> tuple[searching.Found, str]:
-            # The generation that the question was embedded for may have been replaced since: its table is gone then.
+        def look(db: apsw.Connection) -> tuple[searching.Found, str] | None:
+            """None where the model that the question was embedded by has been replaced since."""
             among = vectors.current(vectors.generations(db))
             if packed is not None and embedded is None and among is not None:
                 vectors.check(packed, among)
-            usable = packed is not None and among is not None and embedded in (None, among)
+            if embedded is not None and among is not None and not vectors.same_model(embedded, among):
+                return None
+            usable = packed is not None and among is not None
             live = self._live(db, actor, include, skip_session)
             question = searching.Question(
                 query=query,
@@ -99,7 +101,9 @@ class Asking:
             )
             return searching.search(db, question), degraded if packed is None or among is not None else _NOTHING
 
-        return await self._journal.store.read(look)
+        while (answer := await self._journal.store.read(look)) is None:
+            packed, embedded, degraded = await self._embedded(query, mode)
+        return answer
 
     def _live(
         self, db: apsw.Connection, actor: Actor, include: Sequence[str], skip_session: str | None

@@ -89,6 +89,11 @@ def current(found: Iterable[Generation]) -> Generation | None:
     return next((g for g in found if g.state == "current"), None)
 
 
+def same_model(one: Generation, other: Generation) -> bool:
+    """Whether vectors of the one can be compared with those of the other."""
+    return (one.model, one.digest, one.dimensions) == (other.model, other.digest, other.dimensions)
+
+
 def begin(tx: Tx, embedder: str, model: str, digest: str, dimensions: int) -> Generation:
     """The generation of this model, made where it is not there yet.
 
