@@ -171,6 +171,10 @@ class Journal:
         """
         return await self._submit(Ticket((), (), work, keep, then)).wait()
 
+    def write_nowait(self, work: Callable[[Tx], T]) -> Ticket[T]:
+        """Queue a ``write`` of a fact: should the disk fail it stays queued until it works."""
+        return self._submit(Ticket((), (), work, True))
+
     async def empty_log(self) -> bool:
         """Move all that is committed into the database file and empty the write-ahead log; whether that was done.
 

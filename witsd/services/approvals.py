@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from witsd.journal.event import Entry, entry
-from witsd.journal.journal import Journal, Tx
+from witsd.journal.journal import Journal, Ticket, Tx
 from witsd.services.memory.records import micros
 from witsd.services.run_state import LiveRun
 from witsd.services.runs import cursor_number
@@ -187,6 +187,10 @@ class Approvals:
 
     async def cancel(self, approval_id: str) -> None:
         """Nobody wants to call any more. Answered already is no error."""
+        await self.cancel_nowait(approval_id).wait()
+
+    def cancel_nowait(self, approval_id: str) -> Ticket[None]:
+        """``cancel``, which is under way then."""
 
         def work(tx: Tx) -> None:
             before, _ = _find(tx, approval_id)
@@ -194,7 +198,7 @@ class Approvals:
                 self._close(tx, before, "cancelled", "")
 
         self._waiting.pop(approval_id, None)
-        await self._journal.write(work, keep=True)
+        return self._journal.write_nowait(work)
 
     # ---- rows -----------------------------------------------------------------------------------------
 

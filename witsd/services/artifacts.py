@@ -39,6 +39,8 @@ _COLUMNS = "n, artifact_id, run_id, name, media_type, bytes, sha256, created_us"
 #: How often what is too old or too much is looked for, in seconds.
 _EVERY_S = 600.0
 _SLICE = 500
+#: How old a file is that should have a row, in seconds.
+_UNKNOWN_S = 3600.0
 
 
 @attrs.define(eq=False)
@@ -165,6 +167,8 @@ class Artifacts:
 
         try:
             artifact = await self._journal.write(insert)
+        except trio.Cancelled:
+            raise  # the row may be written yet: a file that gets none is swept
         except BaseException:
             (self._folder / artifact_id).unlink(missing_ok=True)
             raise
@@ -260,12 +264,26 @@ class Artifacts:
         while found := await self._journal.write(due):
             gone += found
 
-        def remove() -> None:
-            for artifact_id in gone:
-                (self._folder / artifact_id).unlink(missing_ok=True)
-
-        await trio.to_thread.run_sync(remove)
+        await trio.to_thread.run_sync(self._remove, gone)
+        old = await trio.to_thread.run_sync(self._old)
+        for start in range(0, len(old), _SLICE):
+            names = old[start : start + _SLICE]
+            known = await self._journal.store.read(lambda db, names=names: _known(db, names))  # type: ignore[misc]
+            await trio.to_thread.run_sync(self._remove, [name for name in names if name not in known])
         return len(gone)
+
+    def _old(self) -> list[str]:
+        """The files that have had the time to get a row. Blocking."""
+        before_s = self._clock.wall_us() / 1e6 - _UNKNOWN_S
+        try:
+            with os.scandir(self._folder) as entries:
+                return [one.name for one in entries if one.stat(follow_symlinks=False).st_mtime < before_s]
+        except FileNotFoundError:
+            return []  # none was made so far
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
 
 
 def _find(db: apsw.Connection, params: wire.ArtifactsGetParams) -> wire.Artifact | None:
@@ -275,6 +293,11 @@ def _find(db: apsw.Connection, params: wire.ArtifactsGetParams) -> wire.Artifact
         sql, values = "run_id = ? AND name = ?", (params.run_id, params.name)  # type: ignore[assignment]
     row = db.execute(f"SELECT {_COLUMNS} FROM artifacts WHERE {sql} ORDER BY n DESC LIMIT 1", values).fetchone()
     return None if row is None else _view(row)
+
+
+def _known(db: apsw.Connection, names: Sequence[str]) -> set[str]:
+    marks = ",".join("?" * len(names))
+    return {name for (name,) in db.execute(f"SELECT artifact_id FROM artifacts WHERE artifact_id IN ({marks})", names)}
 
 
 def _view(row: Sequence[Any]) -> wire.Artifact:

@@ -180,7 +180,7 @@ class ToolPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     """``[tools.NAME]``, of an agent's definition or of ``witsd.toml``; NAME may be a pattern of names.
 
     ``policy`` holds for calls whose arguments fit any of ``patterns`` (none: for all), each ``ARGUMENT=GLOB``, or a
-    glob that any of the arguments may fit; ``options`` are the tool's own.
+    glob that any of the arguments may fit (to allow: every text among them); ``options`` are the tool's own.
     """
 
     policy: Literal["allow", "ask", "deny"] | None = None

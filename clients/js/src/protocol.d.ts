@@ -192,7 +192,7 @@ export interface Grants {
   memory_trust?: "untrusted" | "tool" | "agent" | "person";
 }
 
-/** ``[tools.NAME]``, of an agent's definition or of ``witsd.toml``; NAME may be a pattern of names. ``policy`` holds for calls whose arguments fit any of ``patterns`` (none: for all), each ``ARGUMENT=GLOB``, or a glob that any of the arguments may fit; ``options`` are the tool's own. */
+/** ``[tools.NAME]``, of an agent's definition or of ``witsd.toml``; NAME may be a pattern of names. ``policy`` holds for calls whose arguments fit any of ``patterns`` (none: for all), each ``ARGUMENT=GLOB``, or a glob that any of the arguments may fit (to allow: every text among them); ``options`` are the tool's own. */
 export interface ToolPolicy {
   policy?: "allow" | "ask" | "deny" | null;
   patterns?: string[];

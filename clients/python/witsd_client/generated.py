@@ -433,7 +433,8 @@ class Grants(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ToolPolicy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``[tools.NAME]``, of an agent's definition or of ``witsd.toml``; NAME may be a pattern of names.
     ``policy`` holds for calls whose arguments fit any of ``patterns`` (none: for all), each
-    ``ARGUMENT=GLOB``, or a glob that any of the arguments may fit; ``options`` are the tool's own.
+    ``ARGUMENT=GLOB``, or a glob that any of the arguments may fit (to allow: every text among
+    them); ``options`` are the tool's own.
     """
 
     policy: ToolPolicyPolicy | None = None

@@ -17,6 +17,12 @@ BLOT = "[deleted]"
 _TELLING = 16
 #: Texts looked for in one pass through the events.
 _AT_ONCE = 20
+#: Where tools keep what they were given and have answered: table, key, columns of JSON.
+_TOOLS = (
+    ("approvals", "approval_id", ("arguments",)),
+    ("tool_calls", "call_id", ("result",)),
+    ("tool_rules", "rule_id", ("patterns", "arguments")),
+)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -39,12 +45,15 @@ class Gone:
 
 @attrs.frozen(kw_only=True)
 class Places:
-    """Rows that hold one of the texts: positions of events, and row ids (items: run and item)."""
+    """Rows that hold one of the texts: positions of events, and row ids (items: run and item; tools: place in
+    ``_TOOLS`` and key).
+    """
 
     events: tuple[int, ...]
     messages: tuple[int, ...]
     runs: tuple[int, ...]
     items: tuple[tuple[str, str], ...]
+    tools: tuple[tuple[int, str], ...]
 
 
 def search(db: apsw.Connection, gone: Sequence[Gone]) -> Places:
@@ -53,6 +62,7 @@ def search(db: apsw.Connection, gone: Sequence[Gone]) -> Places:
     messages: set[int] = set()
     runs: set[int] = set()
     items: set[tuple[str, str]] = set()
+    tools: set[tuple[int, str]] = set()
     for one in gone:
         for stream in filter(None, (f"session:{one.session_id}", f"run:{one.run_id}")):
             events.update(
@@ -66,6 +76,9 @@ def search(db: apsw.Connection, gone: Sequence[Gone]) -> Places:
         if one.run_id is not None:
             runs.update(n for (n,) in db.execute("SELECT n FROM runs WHERE run_id = ?", (one.run_id,)))
             items.update(db.execute("SELECT run_id, item_id FROM items WHERE run_id = ?", (one.run_id,)))
+            for place, (table, key, _) in enumerate(_TOOLS[:2]):
+                of_run = db.execute(f"SELECT {key} FROM {table} WHERE run_id = ?", (one.run_id,))
+                tools.update((place, str(found)) for (found,) in of_run)
     telling = list(dict.fromkeys(one.text for one in gone if len(one.text) >= _TELLING))
     for start in range(0, len(telling), _AT_ONCE):
         texts = telling[start : start + _AT_ONCE]
@@ -73,10 +86,17 @@ def search(db: apsw.Connection, gone: Sequence[Gone]) -> Places:
         events.update(pos for (pos,) in _holding(db, "SELECT pos FROM events", ("data",), needles))
         items.update(_holding(db, "SELECT run_id, item_id FROM items", ("data",), needles))
         runs.update(n for (n,) in _holding(db, "SELECT n FROM runs", ("input", "output", "error"), needles))
+        for place, (table, key, columns) in enumerate(_TOOLS):
+            holding = _holding(db, f"SELECT {key} FROM {table}", columns, needles)
+            tools.update((place, str(found)) for (found,) in holding)
         messages.update(i for (i,) in _holding(db, "SELECT id FROM messages", ("text",), texts))
         messages.update(i for (i,) in _holding(db, "SELECT id FROM messages", ("attachments",), needles))
     return Places(
-        events=tuple(sorted(events)), messages=tuple(messages), runs=tuple(runs), items=tuple(sorted(items))
+        events=tuple(sorted(events)),
+        messages=tuple(messages),
+        runs=tuple(runs),
+        items=tuple(sorted(items)),
+        tools=tuple(sorted(tools)),
     )
 
 
@@ -124,7 +144,7 @@ def blot_events(tx: Tx, gone: Sequence[Gone], positions: Sequence[int]) -> dict[
 
 
 def blot_rows(tx: Tx, gone: Sequence[Gone], places: Places) -> int:
-    """Rewrite messages, runs and items; returns how many have changed."""
+    """Rewrite messages, runs, items and what tools keep; returns how many have changed."""
     blotted = _Blotter(gone)
     count = 0
     for rowid in places.messages:
@@ -150,6 +170,14 @@ def blot_rows(tx: Tx, gone: Sequence[Gone], places: Places) -> int:
             if changed is not None:
                 count += 1
                 tx.execute("UPDATE items SET data = ? WHERE run_id = ? AND item_id = ?", (changed, run_id, item_id))
+    for place, row in places.tools:
+        table, key, names = _TOOLS[place]
+        for held in tx.execute(f"SELECT {', '.join(names)} FROM {table} WHERE {key} = ?", (row,)):
+            fresh = [blotted.data(data) if data else None for data in held]
+            for name, value in zip(names, fresh, strict=True):
+                if value is not None:
+                    tx.execute(f"UPDATE {table} SET {name} = ? WHERE {key} = ?", (value, row))
+            count += any(fresh)
     # The title of a session may be the beginning of the text.
     for one in gone:
         found = tx.execute("SELECT session_id, title FROM sessions WHERE session_id = ?", (one.session_id,))

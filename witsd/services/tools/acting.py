@@ -40,10 +40,12 @@ class Call:
     ask: bool
     key: str | None
     timeout_s: float | None
+    #: Of the tool's code, where that may change while its name stays.
+    version: str = ""
 
     @property
     def hash(self) -> bytes:
-        return ledger.digest(self.tool, self.arguments, self.cwd, self.actor)
+        return ledger.digest(self.tool, self.version, self.arguments, self.cwd, self.actor)
 
 
 @attrs.frozen
@@ -78,11 +80,8 @@ class Acting:
         anything in time, ``InvalidState`` where it may have been executed before.
         """
         while True:
-            step = await self._journal.write(lambda tx: self._step(tx, call))
-            if isinstance(step, Begun):
-                self._running[step.call_id] = trio.Event()
-                return step
-            if isinstance(step, ToolsCallResult):
+            step = await self._stepped(call)
+            if isinstance(step, Begun | ToolsCallResult):
                 return step
             if step.kind == "other":
                 await self._other(step.id)
@@ -111,6 +110,25 @@ class Acting:
             tx.execute("DELETE FROM tool_calls WHERE state = 'waiting' AND key IS NULL")
 
         await self._journal.write(work, keep=True)
+
+    async def _stepped(self, call: Call) -> Begun | ToolsCallResult | _Wait:
+        """One step. It is written also where the caller goes while it waits for that: then it is taken back."""
+        gone = False
+
+        def then(step: Begun | ToolsCallResult | _Wait) -> None:
+            match step:
+                case Begun(call_id) if gone:
+                    self._journal.append_nowait(statements=ledger.undone_statements(call_id))
+                case Begun(call_id):
+                    self._running[call_id] = trio.Event()
+                case _Wait(kind="approval", fresh=True, id=approval_id) if gone and call.key is None:
+                    self._approvals.cancel_nowait(approval_id)
+
+        try:
+            return await self._journal.write(lambda tx: self._step(tx, call), then=then)
+        except trio.Cancelled:
+            gone = True
+            raise
 
     # ---- one step, in a transaction -------------------------------------------------------------------
 

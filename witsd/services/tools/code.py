@@ -10,6 +10,7 @@ from witsd.services.tools.places import roots
 from witsd.services.tools.tool import Answer, ToolContext, ToolFailed
 from witsd.supervise.sandbox import Outcome
 from witsd.supervise.sandbox_ways import SandboxError
+from witsd.values.actor import Scope
 from witsd.values.errors import LimitExceeded
 from witsd.values.wire.tools import Content, TextContent
 
@@ -30,9 +31,10 @@ async def run(
     network = writes and context.options.get("network") is True
     try:
         found = await sandboxes.found()
-        if found.way == "none" and context.agent is not None and context.options.get("unwalled") is not True:
+        owner = context.actor.agent is None and Scope.ADMIN in context.actor.scopes
+        if found.way == "none" and not owner and context.options.get("unwalled") is not True:
             raise ToolFailed(
-                "nothing walls in code on this machine. The owner may call this tool; for agents the owner has to set "
+                "nothing walls in code on this machine. The owner may call this tool; for others the owner has to set "
                 "unwalled = true in the tool's options"
             )
         readable, writable = _granted(context, write=False), _granted(context, write=True) if writes else ()

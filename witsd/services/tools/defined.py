@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 from typing import Any
 
 import apsw
@@ -126,6 +127,7 @@ def made(name: str, author: str, params: wire.ToolsDefineParams) -> Tool:
         read_only=True,
         parallel=True,
         source=f"defined:{author}",
+        version=hashlib.sha256(_encode(params)).hexdigest(),
         timeout_s=code.TIMEOUT_S,
         concurrency=4,
     )

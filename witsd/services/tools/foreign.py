@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import trio
 
 from witsd.services.tools.tool import Answer, Tool, ToolContext, ToolFailed
@@ -15,6 +16,11 @@ from witsd.values.wire.tools import AgentToolCallParams, ToolsCallResult
 
 #: Errors of one set of arguments that are told together.
 _SHOWN = 3
+#: What checking one set of arguments may take: steps, and seconds for one regular expression.
+_STEPS, _PATTERN_S = 100_000, 0.1
+#: Keywords that jsonschema checks in ways which cannot be bounded.
+_REFUSED = ("patternProperties", "unevaluatedProperties", "unevaluatedItems")
+_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 class BadArguments(ValueError):
@@ -62,11 +68,23 @@ def schema_reader(schema: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str
     """A function that lets through what fits ``schema`` and raises ``BadArguments`` for the rest.
 
     jsonschema is loaded at the first call; references to anything outside the schema are refused, never fetched.
+    The schema is an agent's, and is checked in the daemon's own loop: one that would take long is given up.
     """
     validator: Any = None
+    steps = 0
+
+    def counted(check: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps > _STEPS:
+                raise _TooLongError(f"checking them takes more than {_STEPS} steps")
+            return check(*args)
+
+        return counting
 
     def read(arguments: dict[str, Any]) -> dict[str, Any]:
-        nonlocal validator
+        nonlocal validator, steps
         if not schema:
             return arguments
         import jsonschema
@@ -77,8 +95,16 @@ def schema_reader(schema: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str
             if validator is None:
                 kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
                 kind.check_schema(schema)
-                validator = kind(schema, registry=referencing.Registry())
+                text = msgspec.json.encode(schema).decode()
+                if used := [name for name in _REFUSED if f'"{name}":' in text]:
+                    raise BadArguments(f"the tool's own schema uses {used[0]}, which is not checked here", "")
+                checks = {**kind.VALIDATORS, "pattern": _pattern, "uniqueItems": _unique}
+                bounded = jsonschema.validators.extend(kind, {name: counted(one) for name, one in checks.items()})
+                validator = bounded(schema, registry=referencing.Registry())
+            steps = 0
             wrong = sorted(validator.iter_errors(arguments), key=lambda error: error.json_path)
+        except (_TooLongError, RecursionError) as error:
+            raise BadArguments(f"the tool's own schema takes too long: {error}", "") from None
         except (jsonschema.SchemaError, referencing.exceptions.Unresolvable) as error:
             raise BadArguments(f"the tool's own schema is wrong: {getattr(error, 'message', error)}", "") from None
         if wrong:
@@ -87,6 +113,32 @@ def schema_reader(schema: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str
         return arguments
 
     return read
+
+
+class _TooLongError(Exception):
+    """Checking is given up."""
+
+
+def _pattern(validator: Any, wanted: str, value: Any, schema: Any) -> Iterator[Any]:
+    import jsonschema
+    import regex
+
+    if not isinstance(value, str):
+        return
+    try:
+        if regex.search(wanted, value, timeout=_PATTERN_S) is None:
+            yield jsonschema.ValidationError(f"{value!r} does not match {wanted!r}")
+    except TimeoutError:
+        raise _TooLongError(f"the regular expression {wanted!r}") from None
+    except regex.error as error:
+        raise _TooLongError(f"{wanted!r} is no regular expression: {error}") from None
+
+
+def _unique(validator: Any, wanted: bool, value: Any, schema: Any) -> Iterator[Any]:
+    import jsonschema
+
+    if wanted and isinstance(value, list) and len({_canonical(one) for one in value}) < len(value):
+        yield jsonschema.ValidationError("has the same element twice")
 
 
 def _path(error: Any) -> str:

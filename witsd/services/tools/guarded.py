@@ -98,7 +98,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
+    # Python takes addresses for global that are set aside, or of a site, or stand for ones of IPv4 in ways long gone.
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or getattr(ip, "is_site_local", False))
 
 
 async def fetch(url: str, *, allowed: frozenset[str], most_bytes: int, tls: ssl.SSLContext) -> Page:

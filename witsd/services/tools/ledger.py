@@ -36,9 +36,9 @@ class Entry:
     result: ToolsCallResult | None
 
 
-def digest(tool: str, arguments: dict[str, Any], cwd: str | None, actor: Actor) -> bytes:
+def digest(tool: str, version: str, arguments: dict[str, Any], cwd: str | None, actor: Actor) -> bytes:
     """What an approval is bound to."""
-    return hashlib.sha256(_encode([tool, arguments, cwd, actor.identity])).digest()
+    return hashlib.sha256(_encode([tool, version, arguments, cwd, actor.identity])).digest()
 
 
 def find(tx: Tx, actor: Actor, key: str, hash_: bytes) -> Entry | None:
@@ -77,6 +77,18 @@ def begin(tx: Tx, call_id: str, actor: Actor, tool: str) -> bool:
     tx.execute("UPDATE approvals SET executed = 'running' WHERE approval_id = ?", begun[0])
     tx.emit(entry("audit", "audit.call", AuditData(actor=actor.label, method="tools/call", target=tool)))
     return True
+
+
+def undone_statements(call_id: str) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """It was begun for a caller who had gone by then: it has not acted, and may be begun again."""
+    return (
+        (
+            "UPDATE approvals SET executed = 'no' "
+            "WHERE approval_id = (SELECT approval_id FROM tool_calls WHERE call_id = ?)",
+            (call_id,),
+        ),
+        ("UPDATE tool_calls SET state = 'waiting' WHERE call_id = ? AND state = 'running'", (call_id,)),
+    )
 
 
 def end_statements(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
@@ -25,10 +25,10 @@ def decide(
     """The first that says something of this call decides: a remembered answer, then each of ``places`` (by tool name or
     pattern of one), then the tool's own default. But where anything says ``deny``, it is denied.
     """
-    said = [rule.policy for rule in rules if rule.policy is not None and fits(tool, arguments, rule.patterns)]
+    said = [rule.policy for rule in rules if rule.policy is not None and fits(tool, arguments, rule)]
     for place in places:
         for name, policy in place.items():
-            if policy.policy is not None and fnmatchcase(tool.name, name) and fits(tool, arguments, policy.patterns):
+            if policy.policy is not None and fnmatchcase(tool.name, name) and fits(tool, arguments, policy):
                 said.append(policy.policy)
     if "deny" in said:
         return "deny"
@@ -45,15 +45,26 @@ def options_of(tool: str, *places: Mapping[str, ToolPolicy]) -> dict[str, Any]:
     return found
 
 
-def fits(tool: Tool, arguments: Mapping[str, Any], patterns: Sequence[str]) -> bool:
-    """Whether any of ``patterns`` fits; with none, everything does."""
-    if not patterns:
+def fits(tool: Tool, arguments: Mapping[str, Any], rule: ToolPolicy) -> bool:
+    """Whether any of its patterns fits; with none, everything does.
+
+    A glob without a name fits by any argument; but to allow by every text among them, for whoever calls could put
+    what fits where it does nothing.
+    """
+    if not rule.patterns:
         return True
-    for pattern in patterns:
+    texts = [value for value in arguments.values() if value is not None and not isinstance(value, int | float)]
+    for pattern in rule.patterns:
         name, equals, glob = pattern.partition("=")
         named = bool(equals) and name.isidentifier()
-        values = [arguments[name]] if named and name in arguments else [] if named else arguments.values()
-        if any(_compiled(glob if named else pattern, tool.shell).fullmatch(_text(value)) for value in values):
+        wanted = _compiled(glob if named else pattern, tool.shell)
+        if named:
+            fit = name in arguments and wanted.fullmatch(_text(arguments[name])) is not None
+        elif rule.policy == "allow" and texts:
+            fit = all(wanted.fullmatch(_text(value)) for value in texts)
+        else:
+            fit = any(wanted.fullmatch(_text(value)) for value in arguments.values())
+        if fit:
             return True
     return False
 
@@ -65,6 +76,8 @@ def _text(value: object) -> str:
 @lru_cache(maxsize=512)
 def _compiled(glob: str, shell: bool) -> re.Pattern[str]:
     any_one = _SHELL if shell else "."
-    wild = {"*": f"{any_one}*", "?": any_one}
-    parts = (wild.get(part) or re.escape(part) for part in re.split(r"([*?])", glob))
-    return re.compile("".join(parts), re.DOTALL)
+    first, *rest = (any_one.join(map(re.escape, part.split("?"))) for part in glob.split("*"))
+    # What stands between two stars is taken where it is met first and never looked for again: else a long argument
+    # and a few stars would take for ever.
+    between = "".join(f"(?>{any_one}*?{part})" for part in rest[:-1])
+    return re.compile(first + between + "".join(f"{any_one}*{part}" for part in rest[-1:]), re.DOTALL)

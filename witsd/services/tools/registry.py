@@ -28,6 +28,8 @@ log = logging.getLogger("witsd.tools")
 ENTRY_POINTS = "witsd.tools"
 #: Tools that one agent may offer; what is beyond is left out, and said so in the log.
 MAX_OFFERED = 200
+#: Names of agents after which ``__`` can only be what ends them.
+_PLAIN = re.compile(r"[A-Za-z0-9-]+(?:_[A-Za-z0-9-]+)*")
 _definitions = msgspec.json.Decoder(tuple[ToolDefinition, ...]).decode
 
 
@@ -113,8 +115,11 @@ class Registry:
 def offered_name(agent: str, name: str) -> str:
     """``AGENT__NAME``: whose tool it is shows, and none can take the place of another.
 
-    What no provider would take as a name, or what is too long, is shortened and told apart by a hash.
+    What no provider would take as a name, or what is too long, is shortened and told apart by a hash; so is an agent
+    whose name would leave open where it ends: ``a__b`` with ``c`` is not ``a`` with ``b__c``.
     """
+    if not _PLAIN.fullmatch(agent):
+        agent = re.sub(r"[^A-Za-z0-9-]+", "-", agent)[:40] + "-" + hashlib.sha256(agent.encode()).hexdigest()[:8]
     whole = f"{agent}__{name}"
     if re.fullmatch(TOOL_NAME_PATTERN, whole):
         return whole

@@ -108,6 +108,8 @@ class Tool:
     read_only: bool = False
     parallel: bool = False
     source: str = "built in"
+    #: Of its code, where that may change while its name stays: an approval is of this one.
+    version: str = ""
     output_schema: dict[str, Any] | None = None
     timeout_s: float = TIMEOUT_S
     output_bytes: int = OUTPUT_BYTES

@@ -147,6 +147,7 @@ class Tools:
             ask=ask,
             key=params.idempotency_key,
             timeout_s=params.timeout_s,
+            version=tool.version,
         )
         begun = await self._acting.begin(call)
         if isinstance(begun, wire.ToolsCallResult):
