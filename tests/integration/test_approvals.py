@@ -197,3 +197,45 @@ def test_in_a_chat_the_next_line_is_the_answer(daemon: Daemon, work: Path) -> No
     assert not (work / "a.txt").exists()
     (rule,) = daemon.call("approvals/rules")["items"]
     assert (rule["tool"], rule["policy"]) == ("file_write", "deny")
+
+
+STUBBORN = """
+import asyncio
+import contextvars
+from pathlib import Path
+from witsd_client import Agent
+
+agent = Agent("stubborn")
+calls = []
+
+@agent.run
+async def leave(run):
+    async def act():
+        try:
+            await agent.client.call("tools/call", {"run_id": run.run_id, **run.data})
+        except Exception as error:
+            Path(agent.run_dir, "told").write_text(str(error))
+    calls.append(asyncio.create_task(act(), context=contextvars.Context()))
+    while not calls[0].done() and (await run.client.call("runs/get", {"run_id": run.run_id}))["status"] != "waiting":
+        await asyncio.sleep(0.02)
+    return "done"
+
+agent.serve(backend="asyncio")
+"""
+
+
+def test_a_run_that_ends_takes_its_calls_of_tools_along(daemon: Daemon, work: Path) -> None:
+    program = daemon.home / "stubborn.py"
+    program.write_text(STUBBORN)
+    spec = {"name": "stubborn", "kind": "native", "start": "on_demand", "command": [sys.executable, str(program)]}
+    grants = {"tools": ["file_*"], "files_write": [str(work)]}
+    daemon.call("agents/define", spec={**spec, "grants": grants})
+    given = {"text": "go", "data": write(work / "late.txt")}
+    run_id = daemon.call("runs/start", agent="stubborn", input=given)["run_id"]
+    run = outcome(daemon, run_id)
+    assert run["status"] == "completed", run.get("error")
+    # Nobody can allow any more what the run wanted to do.
+    assert until(lambda: [one["status"] for one in daemon.call("approvals/list")["items"]] == ["cancelled"])
+    told = until(lambda: list(daemon.home.rglob("told")))
+    assert "is over" in told[0].read_text()
+    assert not (work / "late.txt").exists()

@@ -41,7 +41,7 @@ def test_a_glob_without_a_name_allows_only_what_fits_as_a_whole() -> None:
         ("a.c", "abc", False),
     ],
 )
-def test_globs(pattern: str, text: str, fit: bool) -> None:  # noqa: FBT001
+def test_globs(pattern: str, text: str, fit: bool) -> None:
     assert allows(shell, {"command": text}, f"command={pattern}") is fit
 
 
@@ -52,7 +52,7 @@ def test_stars_and_a_long_argument_end() -> None:
 def test_a_schema_that_would_take_for_ever_is_given_up() -> None:
     defs: dict[str, Any] = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
     defs["d40"] = {"type": "object"}
-    endless = (
+    endless: tuple[dict[str, Any], ...] = (
         {"properties": {"a": {"type": "string", "pattern": "^(a|a)*$"}}},
         {"$defs": defs, "$ref": "#/$defs/d0"},
         {"$ref": "#"},

@@ -272,7 +272,7 @@ class Artifacts:
             await trio.to_thread.run_sync(self._remove, [name for name in names if name not in known])
         return len(gone)
 
-    def _old(self) -> list[str]:
+    def _old(self) -> Sequence[str]:
         """The files that have had the time to get a row. Blocking."""
         before_s = self._clock.wall_us() / 1e6 - _UNKNOWN_S
         try:

@@ -134,13 +134,13 @@ class RunBook:
         run.done.set()
 
     async def _end_calls(self, run: LiveRun) -> None:
-        """Nobody needs its model calls any more; what they have used belongs to it all the same."""
+        """Nobody needs its calls any more; what they have used and done belongs to it all the same."""
         run.ending = True
-        for call in run.model_calls:
+        for call in run.calls:
             call.cancel()
-        if run.model_calls:
+        if run.calls:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CALLS_S):
-                await run.model_calls_over.wait()
+                await run.calls_over.wait()
 
     def stop(self, run: LiveRun, status: wire.RunStatus, reason: str) -> None:
         """Make a run that executes end as ``status``; it is over once ``done`` is set.

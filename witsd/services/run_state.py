@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import attrs
 import msgspec
@@ -12,7 +13,7 @@ import trio
 from witsd.journal.event import Event
 from witsd.services.budgets import Account, least
 from witsd.values.clock import rfc3339
-from witsd.values.errors import LimitExceeded
+from witsd.values.errors import InvalidState, LimitExceeded
 from witsd.values.ids import AgentName, RunId, SessionId
 from witsd.values.items import TEXT_ITEMS, Item, ItemStatus, MessageItem, UsageItem
 from witsd.values.spec import Budget
@@ -82,9 +83,9 @@ class LiveRun:
     #: What it may spend by itself, and the accounts that pay for it: its own first.
     budget: Budget = Budget()
     payers: tuple[Account, ...] = ()
-    #: Model calls that are on for it; it ends when they have.
-    model_calls: set[trio.CancelScope] = attrs.field(factory=set)
-    model_calls_over: trio.Event = attrs.field(factory=trio.Event)
+    #: Calls of models and tools that are on for it; it ends when they have.
+    calls: set[trio.CancelScope] = attrs.field(factory=set)
+    calls_over: trio.Event = attrs.field(factory=trio.Event)
     #: How many runs have delegated one another up to this one.
     depth: int = 0
     #: What its budget was at its end.
@@ -97,6 +98,22 @@ class LiveRun:
     @property
     def stream_name(self) -> str:
         return f"run:{self.run_id}"
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """While a model or a tool is called for it. Raises ``InvalidState`` where the run ends meanwhile."""
+        if self.ending:
+            raise InvalidState("the run that this call is for is over", state=self.status)
+        with trio.CancelScope() as scope:
+            self.calls.add(scope)
+            try:
+                yield
+            finally:
+                self.calls.discard(scope)
+                if self.ending and not self.calls:
+                    self.calls_over.set()
+        if scope.cancelled_caught:
+            raise InvalidState("the run that this call was for is over", state=self.status)
 
     def upsert(self, item: Item) -> tuple[str, Item, int]:
         """Insert or replace; returns the event type this makes, the item as it now is, and its place.

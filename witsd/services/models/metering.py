@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 import attrs
-import trio
 
 from witsd.journal.event import entry
 from witsd.services import paying
@@ -14,7 +13,7 @@ from witsd.services.budgets import Account
 from witsd.services.run_book import RunBook
 from witsd.services.run_state import LiveRun
 from witsd.values.actor import Actor
-from witsd.values.errors import InvalidState, LimitExceeded
+from witsd.values.errors import LimitExceeded
 from witsd.values.ids import ItemId
 from witsd.values.items import ItemStatus, UsageItem
 from witsd.values.wire.common import UNSET
@@ -46,20 +45,8 @@ class Tab:
     @contextmanager
     def open(self) -> Iterator[None]:
         """While the model is called. Raises ``InvalidState`` where the run ends meanwhile."""
-        run = self._run
-        if run is None:
+        with nullcontext() if self._run is None else self._run.calling():
             yield
-            return
-        with trio.CancelScope() as scope:
-            run.model_calls.add(scope)
-            try:
-                yield
-            finally:
-                run.model_calls.discard(scope)
-                if run.ending and not run.model_calls:
-                    run.model_calls_over.set()
-        if scope.cancelled_caught:
-            raise InvalidState("the run that this call was for is over", state=run.status)
 
     def note(self, called: Called) -> None:
         """Write a call down. Its usage has been booked."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +123,10 @@ class Tools:
         run = self._run(actor, params.run_id)
         harmless = tool.read_only and policy == "allow" and params.idempotency_key is None
         context = self._context(actor, self._ids.new("call"), run, params.cwd, spec, options)
-        if harmless:
-            return await self._in_time(tool, context, arguments, params, run)
-        return await self._act(tool, context, arguments, params, run, ask=policy == "ask")
+        with nullcontext() if run is None else run.calling():
+            if harmless:
+                return await self._in_time(tool, context, arguments, params, run)
+            return await self._act(tool, context, arguments, params, run, ask=policy == "ask")
 
     async def _act(
         self,
