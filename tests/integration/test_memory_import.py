@@ -43,8 +43,12 @@ def test_a_folder_comes_in_once_and_what_has_changed_takes_the_place_of_what_was
     (folder / "otter.pdf").write_bytes(pdf(["The otter is playful."]))
     (folder / "old.txt").write_bytes("The café owner keeps a parrot.".encode("latin-1"))
     (folder / "bad.pdf").write_bytes(b"%PDF-1.4 broken")
+    (folder / "package.json").write_text('{"name": "birds"}')
     first = imported(daemon, folder)
     assert counts(first) == (5, 0, 0, 1)
+    assert first["passed_over"] == {"JSON without a conversation": 1}
+    named = daemon.cli("memory", "import", "--json", str(folder / "package.json"))
+    assert json.loads(named.stdout)["unreadable"][0]["reason"] == "this JSON holds no conversation"
     assert first["unreadable"][0]["place"] == str(folder / "bad.pdf")
     assert counts(imported(daemon, folder)) == (0, 5, 0, 1)
     with wire(daemon.socket) as c:

@@ -14,7 +14,7 @@ from witsd.cli.connect import Failed, run
 from witsd.cli.files import writing
 from witsd.cli.output import emit_json, emit_json_line, is_tty, note, say
 from witsd.cli.progress import Bar, OnProgress
-from witsd.cli.reading.found import File, Found, Unreadable, find
+from witsd.cli.reading.found import File, Found, OfAnotherKind, Unreadable, find
 from witsd.cli.text import neutral, one_line
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ async def _send_all(sender: _Sender, found: Found, namespace: str | None, progre
                 parts += 1
             if keys:
                 await sender.whole(namespace or "shared", str(file.path), parts)
+        except OfAnotherKind as error:
+            found.passed_over[str(error)] += 1
         except Unreadable as error:
             sender.bad(str(file.path), str(error))
         except OSError as error:
@@ -205,6 +207,8 @@ def _read(file: File, namespace: str | None, sender: _Sender) -> tuple[Iterator[
         from witsd.cli.reading import chats
 
         talks = chats.conversations(chats.parsed(file.path.read_bytes()), place, namespace or "shared")
+        if talks is None and not file.named:
+            raise OfAnotherKind("JSON without a conversation")
         if talks is None:
             raise Unreadable("this JSON holds no conversation")
         return ((place, item) for item in talks), False

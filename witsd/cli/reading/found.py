@@ -29,15 +29,20 @@ class Unreadable(Exception):
     """A file, or a place in one, that cannot be taken, and why."""
 
 
+class OfAnotherKind(Exception):
+    """A file of a folder that, opened, turns out to be none of those that are taken, and which kind it is."""
+
+
 @attrs.frozen
 class File:
-    """A file to be read. ``path`` is absolute, which is its name in memory, too."""
+    """A file to be read. ``path`` is absolute, which is its name in memory, too; ``named``: and not its folder."""
 
     path: Path
     form: str
     size: int
     #: When it was last changed, seconds since 1970.
     changed: float
+    named: bool = True
 
 
 @attrs.define
@@ -116,4 +121,4 @@ def _take(path: Path, form: str, found: Found, seen: set[tuple[int, int]], *, na
     if info.st_size > MAX_BYTES and chosen != "jsonl":
         found.unreadable.append((name, f"{info.st_size >> 20} MB are too many for one file ({MAX_BYTES >> 20})"))
         return
-    found.files.append(File(Path(name), chosen, info.st_size, info.st_mtime))
+    found.files.append(File(Path(name), chosen, info.st_size, info.st_mtime, named))
