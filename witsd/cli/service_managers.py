@@ -137,16 +137,18 @@ class Systemd:
         except OSError:
             text = None
         pid = show["MainPID"]
+        answers = any(show.values())
         return Status(
             manager="systemd",
             file=str(self.file),
             installed=text is not None,
             enabled=show["UnitFileState"] == "enabled",
             active=show["ActiveState"] in ("active", "reloading"),
-            state=" ".join(filter(None, (show["ActiveState"], show["SubState"]))) or "unknown",
+            state=" ".join(filter(None, (show["ActiveState"], show["SubState"])))
+            or ("unknown" if answers else "no systemd answers here"),
             pid=int(pid) if pid.isdigit() and pid != "0" else None,
             this_installation=None if text is None else files.command_of(text) == self.place.command,
-            linger=self._lingers(),
+            linger=self._lingers() if answers else None,
         )
 
     def _show(self) -> dict[str, str]:

@@ -316,7 +316,10 @@ def _quick_check(path: Path, within_s: float, cipher: Cipher | None) -> tuple[Do
     name = "database"
     give_up = time.monotonic() + within_s
     newest = None
-    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    used = path.stat().st_size
+    with suppress(OSError):
+        used += Path(f"{path}-wal").stat().st_size
+    size = f"{used / 1e6:.1f} MB" if used >= 1e6 else f"{used / 1e3:.0f} kB"
     broken = "stop witsd, move it away (or restore a backup), start again"
     try:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)

@@ -21,7 +21,10 @@ _FIELD = re.compile(r"^\s*(?::param\s+)?(\w+)(?:\s*\([^)]*\))?\s*:\s+(\S.*)$")
 
 
 def describe(doc: str | None) -> tuple[str, dict[str, str]]:
-    """A docstring as the text that says what the function does, and what it says of each argument."""
+    """A docstring as the text that says what the function does, and what it says of each argument.
+
+    A paragraph becomes one line, as who reads it wraps it anew; what begins with a bullet or is indented stays a line.
+    """
     text: list[str] = []
     fields: dict[str, str] = {}
     for line in inspect.cleandoc(doc or "").splitlines():
@@ -29,7 +32,11 @@ def describe(doc: str | None) -> tuple[str, dict[str, str]]:
         if found and (text or fields):
             fields[found[1]] = found[2].strip()
         elif line.strip() not in ("Args:", "Arguments:", "Parameters:"):
-            text.append(line)
+            goes_on = text and text[-1] and line[:1].strip() and line[0] not in "-*"
+            if goes_on:
+                text[-1] += f" {line}"
+            else:
+                text.append(line.rstrip())
     return "\n".join(text).strip(), fields
 
 

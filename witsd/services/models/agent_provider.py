@@ -10,11 +10,10 @@ import attrs
 import msgspec
 import trio
 
-from witsd.services.models.provider import OnDelta, Provider
+from witsd.services.models.provider import OnDelta, Provider, offered
 from witsd.supervise.supervisor import Supervisor
 from witsd.values.config_models import ProviderConfig
 from witsd.values.errors import ModelError, NotFound, WitsdError
-from witsd.values.wire.common import UNSET
 from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult
 
 
@@ -42,16 +41,7 @@ class AgentProvider:
         except ModelError as error:
             reason = error.message
         return tuple(
-            Model(
-                name=name,
-                provider=self.name,
-                kind="chat",
-                default=False,
-                available=reason is None,
-                streams=False,
-                reason=UNSET if reason is None else reason,
-            )
-            for name in self.config.models or (self.name,)
+            offered(name, self.name, reason, streams=False) for name in self.config.models or (self.name,)
         )
 
     async def complete(

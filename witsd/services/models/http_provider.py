@@ -15,12 +15,11 @@ from witsd.services.models.answers import StreamedError, WireError
 from witsd.services.models.http_client import Chunks, HttpClient, HttpFailed
 from witsd.services.models.http_errors import Refusal, Server, refusal
 from witsd.services.models.keys import KeyUnavailable, Secret
-from witsd.services.models.provider import Deltas, OnDelta, extra_try
+from witsd.services.models.provider import Deltas, OnDelta, extra_try, offered
 from witsd.services.models.sse import SseEvent, SseParser, SseTooLong
 from witsd.values.clock import Clock
 from witsd.values.config_models import ProviderConfig
 from witsd.values.errors import ModelError
-from witsd.values.wire.common import UNSET
 from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult
 
 T = TypeVar("T")
@@ -329,15 +328,7 @@ class HttpProvider:
 
     def _row(self, name: str, reason: str | None) -> Model:
         kind = self.model_kind(name)
-        return Model(
-            name=name,
-            provider=self.name,
-            kind=kind,
-            default=False,
-            available=reason is None,
-            streams=self.config.streams and kind == "chat",
-            reason=UNSET if reason is None else reason,
-        )
+        return offered(name, self.name, reason, kind=kind, streams=self.config.streams and kind == "chat")
 
 
 async def _read_events(chunks: Chunks, assembly: Assembling, deliver: Deltas) -> None:

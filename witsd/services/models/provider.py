@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import attrs
 
+from witsd.values.wire.common import UNSET
 from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult, ModelsEmbedResult
 
 #: Called with each piece of the answer's text, in order; may wait (a slow reader slows the provider).
@@ -36,6 +37,21 @@ def _unpaid() -> None:
 
 #: To be called before each further try of the same call: it raises ``LimitExceeded`` where a budget has none left.
 extra_try: ContextVar[Callable[[], None]] = ContextVar("extra_try", default=_unpaid)
+
+
+def offered(
+    name: str, provider: str, reason: str | None, *, streams: bool, kind: Literal["chat", "embedding"] = "chat"
+) -> Model:
+    """A model as a provider lists it; ``reason`` says why it cannot be used now, None that it can."""
+    return Model(
+        name=name,
+        provider=provider,
+        kind=kind,
+        default=False,
+        available=reason is None,
+        streams=streams,
+        reason=UNSET if reason is None else reason,
+    )
 
 
 class Provider(Protocol):

@@ -22,10 +22,9 @@ import attrs
 import msgspec
 import trio
 
-from witsd.services.models.provider import Deltas, OnDelta, Provider
+from witsd.services.models.provider import Deltas, OnDelta, Provider, offered
 from witsd.values.config_models import ProviderConfig
 from witsd.values.errors import ModelError
-from witsd.values.wire.common import UNSET
 from witsd.values.wire.models import Model, ModelsCompleteParams, ModelsCompleteResult
 
 _MAX_BYTES = 64 * 1024 * 1024
@@ -171,16 +170,7 @@ class ReplayProvider:
         except (CassetteError, ModelError) as error:
             reason = str(error)
         return tuple(
-            Model(
-                name=name,
-                provider=self.name,
-                kind="chat",
-                default=False,
-                available=reason is None,
-                streams=self.config.streams,
-                reason=UNSET if reason is None else reason,
-            )
-            for name in self.config.models or (self.name,)
+            offered(name, self.name, reason, streams=self.config.streams) for name in self.config.models or (self.name,)
         )
 
     async def complete(

@@ -50,7 +50,7 @@ import msgspec
 import trio
 from msgspec import Meta
 
-from witsd.services.models.provider import OnDelta
+from witsd.services.models.provider import OnDelta, offered
 from witsd.values.config_models import ProviderConfig
 from witsd.values.errors import ModelError
 from witsd.values.wire.common import UNSET
@@ -190,16 +190,7 @@ class ScriptedProvider:
         except ScriptError as error:
             reason = str(error)
         return tuple(
-            Model(
-                name=name,
-                provider=self.name,
-                kind="chat",
-                default=False,
-                available=reason is None,
-                streams=self.config.streams,
-                reason=UNSET if reason is None else reason,
-            )
-            for name in self.config.models or (self.name,)
+            offered(name, self.name, reason, streams=self.config.streams) for name in self.config.models or (self.name,)
         )
 
     async def complete(
